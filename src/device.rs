@@ -1,0 +1,104 @@
+//! A device as data: limits, features, measured roofs and tuned choices. The compiler knows devices only
+//! through this, so a plan for a device can be compiled where that device is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// What a kernel variant may need. Each has a sentence in `graphc devices` that says what its lack costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    /// 16-bit floats in storage buffers.
+    StorageF16,
+    /// 16-bit float arithmetic.
+    ArithmeticF16,
+    /// 8-bit integers in storage buffers.
+    StorageI8,
+    /// Subgroup arithmetic in compute shaders.
+    SubgroupArithmetic,
+    /// Subgroups of exactly 32, with full subgroups.
+    Subgroup32,
+    /// KHR cooperative matrix, f16 inputs, f32 accumulator, 16x16x16, subgroup scope.
+    CoopmatF16,
+}
+
+/// `profiles/devices/<name>.ron`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceProfile {
+    /// The profile's name, for `--profile`.
+    pub name: String,
+    /// A part of the Vulkan device name that this profile describes, for example `H200`.
+    pub matches: String,
+    /// Limits that placement and kernel selection obey.
+    pub limits: Limits,
+    /// What the device can do.
+    pub features: BTreeSet<Feature>,
+    /// Measured roofs; what is missing is not used.
+    #[serde(default)]
+    pub roofs: Roofs,
+    /// Kernel name to chosen variant and specialisation; a missing kernel uses the manifest's preference.
+    #[serde(default)]
+    pub choices: BTreeMap<String, Vec<Choice>>,
+    /// Longest time one submit should take, for devices with a watchdog; none means one submit.
+    #[serde(default)]
+    pub max_submit_ms: Option<f64>,
+}
+
+/// Device limits, named as Vulkan names them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// `maxStorageBufferRange` in bytes.
+    pub max_storage_buffer_range: u64,
+    /// `maxMemoryAllocationSize` in bytes.
+    pub max_allocation: u64,
+    /// `minStorageBufferOffsetAlignment` in bytes.
+    pub min_storage_alignment: u64,
+    /// `maxComputeSharedMemorySize` in bytes.
+    pub max_shared_memory: u64,
+    /// `maxComputeWorkGroupInvocations`.
+    pub max_invocations: u32,
+    /// `maxComputeWorkGroupSize`.
+    pub max_workgroup_size: [u32; 3],
+    /// `maxComputeWorkGroupCount`.
+    pub max_workgroup_count: [u32; 3],
+    /// `maxPushConstantsSize` in bytes.
+    pub max_push_constants: u32,
+    /// `maxPerStageDescriptorStorageBuffers`.
+    pub max_storage_buffers: u32,
+    /// The subgroup size that kernels run with.
+    pub subgroup_size: u32,
+    /// Number of compute units, if known (132 SMs of an H200).
+    #[serde(default)]
+    pub compute_units: Option<u32>,
+}
+
+/// Measured speeds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Roofs {
+    /// Bytes read from device memory a second.
+    pub read_bytes_per_s: Option<f64>,
+    /// Matrix-unit rate with f16 inputs and f32 accumulation, FLOP a second.
+    pub matrix_f16_flops: Option<f64>,
+    /// Plain f32 arithmetic, FLOP a second.
+    pub f32_flops: Option<f64>,
+    /// A dispatch that waits for the one before, in seconds.
+    pub dependent_pass_s: Option<f64>,
+}
+
+/// A tuned choice for one kernel where `when` holds (an expression over the kernel's dims; always if empty).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// Condition over the kernel's dims and options.
+    #[serde(default)]
+    pub when: Option<String>,
+    /// The variant.
+    pub variant: String,
+    /// Specialisation constants by name.
+    #[serde(default)]
+    pub spec: BTreeMap<String, u32>,
+}

@@ -1,0 +1,214 @@
+//! Kernels: a shader with a typed interface. `shaders/<name>.ron` is the manifest ([`Manifest`]); a graph's
+//! pass binds it to values ([`bind`]); a device's features choose a variant; `build` turns GLSL into SPIR-V;
+//! `reflect` reads the SPIR-V back and checks that the manifest told the truth.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::Feature;
+use crate::dtype::DType;
+use crate::expr::{Expr, Value};
+
+/// How a pass touches a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Access {
+    /// Only reads.
+    Read,
+    /// Writes every byte, reads none.
+    Write,
+    /// Reads what was there and writes some or all of it.
+    ReadWrite,
+}
+
+impl Access {
+    /// Whether it reads.
+    pub fn reads(self) -> bool {
+        self != Access::Write
+    }
+    /// Whether it writes.
+    pub fn writes(self) -> bool {
+        self != Access::Read
+    }
+}
+
+/// A kernel's manifest, parsed and checked for its own consistency.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// The name that passes give.
+    pub name: String,
+    /// What it computes, with source.
+    pub doc: String,
+    /// Where it was read, for messages.
+    pub path: String,
+    /// Type variables and the types each may stand for.
+    pub types: BTreeMap<String, Vec<DType>>,
+    /// Options that a pass may set, with defaults.
+    pub options: BTreeMap<String, OptionDecl>,
+    /// Dims computed from port dims and options, in order.
+    pub derive: Vec<(String, Expr)>,
+    /// Bindings; the binding number is the index here, also when an optional port is unbound.
+    pub ports: Vec<Port>,
+    /// Conditions over dims and options that must hold.
+    pub require: Vec<Expr>,
+    /// Floating-point operations, an expression over dims and options.
+    pub flops: Option<Expr>,
+    /// What the kernel computes, as formulas (see [`crate::formula`]); the CPU interpreter runs these.
+    pub reference: Vec<String>,
+    /// Push constant block, 4-byte fields in order, frozen when the plan is made.
+    pub push: Vec<PushField>,
+    /// Shaders that compute it; at least one needs nothing.
+    pub variants: Vec<Variant>,
+}
+
+/// An option of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OptionDecl {
+    /// An integer in a range.
+    Int {
+        /// Used when a pass does not set it; `None` makes it mandatory.
+        default: Option<i64>,
+        /// Smallest value.
+        min: i64,
+        /// Largest value.
+        max: i64,
+    },
+    /// A float.
+    Float {
+        /// Used when a pass does not set it; `None` makes it mandatory.
+        default: Option<f64>,
+    },
+    /// A condition.
+    Bool {
+        /// Used when a pass does not set it.
+        default: bool,
+    },
+    /// One of several texts.
+    Choice {
+        /// The choices.
+        of: Vec<String>,
+        /// Used when a pass does not set it.
+        default: String,
+    },
+}
+
+/// The element type of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortType {
+    /// Always this type.
+    Fixed(DType),
+    /// What the type variable stands for.
+    Var(String),
+}
+
+/// One binding of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Its name in `in` or `out`.
+    pub name: String,
+    /// How the shader touches it.
+    pub access: Access,
+    /// Element type.
+    pub dtype: PortType,
+    /// Shape pattern.
+    pub shape: Vec<ShapeItem>,
+    /// May be left unbound; the shader then sees no `HAS_<port>`.
+    pub optional: bool,
+    /// A written port that may share the bytes of this read port, element for element.
+    pub in_place: Option<String>,
+    /// Not bound by passes: the compiler gives the pass its own range that is zero before the first submit and
+    /// that the kernel leaves zero.
+    pub scratch: bool,
+}
+
+/// One item of a port's shape pattern.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ShapeItem {
+    /// `"m..."`: all leading dimensions; the name stands for their product. Only the first item can be one.
+    Leading(String),
+    /// `"k"`: one dimension, bound to the name on its first appearance.
+    Dim(String),
+    /// Any other expression: its value must be the dimension.
+    Is(Expr),
+}
+
+/// One 4-byte field of the push constant block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushField {
+    /// Its name in the shader, for messages.
+    pub name: String,
+    /// U32, I32 or F32.
+    pub dtype: DType,
+    /// Its value over dims and options.
+    pub value: Expr,
+}
+
+/// One shader that computes the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    /// Its name, unique in the manifest.
+    pub name: String,
+    /// GLSL file under `shaders/`.
+    pub shader: String,
+    /// Device features it needs.
+    pub needs: Vec<Feature>,
+    /// A condition over dims, options and types (`T == 'f16'`) under which it may be used.
+    pub when: Option<Expr>,
+    /// Higher is chosen first among those that are possible.
+    pub prefer: i32,
+    /// Specialisation constants: `constant_id` is the index here.
+    pub spec: Vec<SpecConst>,
+    /// Extra preprocessor definitions.
+    pub defines: BTreeMap<String, Expr>,
+    /// Workgroup size, over spec constants and dims.
+    pub local_size: [Expr; 3],
+    /// Workgroup count, over spec constants, dims and options.
+    pub dispatch: [Expr; 3],
+    /// Bytes of shared memory, over spec constants and defines; checked against the device before a pipeline is
+    /// made.
+    pub shared_bytes: Option<Expr>,
+}
+
+/// A specialisation constant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpecConst {
+    /// Its name in expressions and profiles.
+    pub name: String,
+    /// Value unless a profile chooses another, over dims, options and `subgroup_size`.
+    pub default: Expr,
+    /// Smallest value a profile may choose.
+    pub min: u32,
+    /// Largest value a profile may choose.
+    pub max: u32,
+}
+
+/// A manifest bound to a pass's values: every name has its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// Dims from shapes and `derive`.
+    pub dims: BTreeMap<String, i64>,
+    /// What each type variable stands for.
+    pub types: BTreeMap<String, DType>,
+    /// Options with defaults filled in.
+    pub options: BTreeMap<String, Value>,
+    /// Element type and shape of every bound port, outputs and scratch included, in manifest order (`None`:
+    /// optional and unbound).
+    pub ports: Vec<Option<(DType, Vec<u64>)>>,
+}
+
+/// Kernels by name.
+#[derive(Clone, Debug, Default)]
+pub struct Library {
+    /// Name to manifest.
+    pub manifests: BTreeMap<String, Manifest>,
+}
+
+impl Manifest {
+    /// The port of that name, with its binding number.
+    pub fn port(&self, name: &str) -> Option<(usize, &Port)> {
+        self.ports
+            .iter()
+            .enumerate()
+            .find(|(_, port)| port.name == name)
+    }
+}

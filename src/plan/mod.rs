@@ -1,0 +1,298 @@
+//! The plan: what the runtime records, as data. Stages 6 to 9 make it: `schedule` (waves), `pack` (places in
+//! arenas), `sync` (barriers), `lower` (this type). `verify` proves a finished plan right and shares no code with
+//! those four.
+//!
+//! Pure functions over ids: no Vulkan, no files, no clocks, no hash-map order. Same input, same bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Feature, Limits};
+use crate::dtype::DType;
+use crate::expr::Value;
+use crate::graph::Recipe;
+use crate::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
+use crate::kernel::Access;
+
+/// The number in a plan file's header; a reader refuses every other one.
+pub const FORMAT: u32 = 1;
+
+/// A compiled model: one or more entries that share kernels, weights and state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The graph's name.
+    pub graph: String,
+    /// The device profile it was compiled for, by name.
+    pub profile: String,
+    /// The limits it obeys; a device with smaller ones cannot run it.
+    pub limits: Limits,
+    /// Features that the chosen kernels need.
+    pub needs: BTreeSet<Feature>,
+    /// blake3 of every text and number that went in.
+    pub source_hash: [u8; 32],
+    /// Resolved params of the graph.
+    pub params: BTreeMap<String, Value>,
+    /// Every kernel that some pass runs.
+    pub kernels: IdVec<KernelId, Kernel>,
+    /// Memory ranges that the runtime makes.
+    pub arenas: IdVec<ArenaId, Arena>,
+    /// What fills the weight arenas.
+    pub weights: Vec<Weight>,
+    /// Compiled shapes, smallest first.
+    pub entries: Vec<Entry>,
+    /// Files that spans in `PassInfo::source` refer to are spelled out there; this lists them for people.
+    pub sources: Vec<String>,
+}
+
+/// A built kernel: SPIR-V with all choices made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The manifest's name.
+    pub name: String,
+    /// The variant's name.
+    pub variant: String,
+    /// Distinguishes instances of one variant, for example `f16 bias gelu`.
+    pub label: String,
+    /// The module; empty in plans that were compiled without a shader builder (tests of the planner).
+    pub spirv: Vec<u32>,
+    /// Specialisation constants: id and value.
+    pub spec: Vec<(u32, u32)>,
+    /// Descriptor bindings in use: number and access, as reflected from the module.
+    pub bindings: Vec<(u32, Access)>,
+    /// Size of the push constant block.
+    pub push_bytes: u32,
+    /// Workgroup size.
+    pub local_size: [u32; 3],
+    /// Shared memory in bytes.
+    pub shared_bytes: u64,
+    /// Whether the pipeline must be made with full subgroups of the plan's subgroup size.
+    pub full_subgroups: bool,
+    /// The manifest's formulas, for the interpreter.
+    pub reference: Vec<String>,
+}
+
+/// What an arena is for, which decides its kind of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ArenaKind {
+    /// Written once at load.
+    Weight,
+    /// Lives within one submit; contents undefined before its first write.
+    Transient,
+    /// Survives submits; zero before the first.
+    State,
+    /// Double-buffered values that cross submits; zero before the first.
+    Carry,
+    /// Host-visible, written by the host before a submit.
+    Input,
+    /// Host-visible and host-cached, read by the host after a submit.
+    Output,
+}
+
+/// One memory range that is bound as a whole buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arena {
+    /// What it is for.
+    pub kind: ArenaKind,
+    /// Its size, all slots included.
+    pub bytes: u64,
+}
+
+/// A tensor of the checkpoint in the runtime's own layout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weight {
+    /// The value's path.
+    pub name: String,
+    /// Element type in the arena.
+    pub dtype: DType,
+    /// Sizes, outermost first.
+    pub shape: Vec<u64>,
+    /// How it is made.
+    pub recipe: Recipe,
+    /// Where it lies.
+    pub arena: ArenaId,
+    /// First byte there.
+    pub offset: u64,
+}
+
+/// How a tensor's place depends on the submit's parity p (0, 1, 0, 1, ..).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Slot {
+    /// Not at all.
+    Fixed,
+    /// At `offset + p * stride`: inputs, outputs, the read side of a carry.
+    Same {
+        /// Distance of the two slots in bytes.
+        stride: u64,
+    },
+    /// At `offset + (1 - p) * stride`: the written side of a carry.
+    Other {
+        /// Distance of the two slots in bytes.
+        stride: u64,
+    },
+}
+
+/// What a tensor is in its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Role {
+    Input,
+    Weight,
+    State,
+    /// The read side of a carry.
+    Carry,
+    /// The value that becomes the carry of the next submit.
+    CarryNext,
+    Transient,
+    Output,
+    /// A part or another shape of the tensor named by `view_of`.
+    View,
+}
+
+/// A value with a place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tensor {
+    /// Its path.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes, outermost first.
+    pub shape: Vec<u64>,
+    /// The tensor whose bytes it shows, if it is a view.
+    pub view_of: Option<TensorId>,
+    /// The arena.
+    pub arena: ArenaId,
+    /// First byte at parity 0 (for `Slot::Other`: first byte of slot 0).
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// How the place depends on the parity.
+    pub slot: Slot,
+}
+
+impl Tensor {
+    /// The byte range in its arena at parity 0 or 1.
+    pub fn range(&self, parity: u64) -> std::ops::Range<u64> {
+        let start = match self.slot {
+            Slot::Fixed => self.offset,
+            Slot::Same { stride } => self.offset + parity * stride,
+            Slot::Other { stride } => self.offset + (1 - parity) * stride,
+        };
+        start..start + self.bytes
+    }
+}
+
+/// One bound port of a pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Binding number.
+    pub binding: u32,
+    /// The port's name in the kernel's manifest.
+    pub port: String,
+    /// The tensor.
+    pub tensor: TensorId,
+    /// How the kernel touches it.
+    pub access: Access,
+}
+
+/// One dispatch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PassInfo {
+    /// Its path, for example `l3/attn/qkv`.
+    pub path: String,
+    /// RON file, line and column it comes from.
+    pub source: (String, u32, u32),
+    /// What runs.
+    pub kernel: KernelId,
+    /// Workgroup counts.
+    pub groups: [u32; 3],
+    /// Push constant bytes.
+    pub push: Vec<u8>,
+    /// Bound ports.
+    pub binds: Vec<Bind>,
+    /// Dims of the kernel, for the interpreter and for reports.
+    pub dims: BTreeMap<String, i64>,
+    /// Options of the kernel, for the interpreter and for reports.
+    pub options: BTreeMap<String, Value>,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Bytes read and written at least once.
+    pub bytes: u64,
+    /// Paths of the passes that fusion folded into this one.
+    pub fused: Vec<String>,
+}
+
+/// What a barrier separates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Barrier {
+    /// Earlier writes become visible to later reads and writes (read after write, write after write).
+    Memory,
+    /// Earlier reads end before later writes start; nothing to make visible (write after read only).
+    Execution,
+    /// Earlier shader writes become visible to the host. Only at the end of an entry.
+    Host,
+}
+
+/// One step of a recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Run a pass.
+    Dispatch(PassId),
+    /// Wait between compute work before and after.
+    Barrier(Barrier),
+    /// Cut: what follows goes into the next submit. Submits of one queue are ordered by a semaphore.
+    Cut,
+}
+
+/// One compiled shape of the graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name, for example `batch=32,seq=512`.
+    pub name: String,
+    /// The graph's dims.
+    pub dims: BTreeMap<String, i64>,
+    /// Everything with a place.
+    pub tensors: IdVec<TensorId, Tensor>,
+    /// Every dispatch.
+    pub passes: IdVec<PassId, PassInfo>,
+    /// The recording: waves in order, a barrier before each wave that needs one (also before the first, against
+    /// the submit before).
+    pub steps: Vec<Step>,
+    /// Tensors that the host writes.
+    pub inputs: Vec<TensorId>,
+    /// Tensors that the host reads.
+    pub outputs: Vec<TensorId>,
+    /// Numbers for the summary line.
+    pub stats: Stats,
+}
+
+/// What the summary line and `--json` print.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Dispatches.
+    pub passes: u64,
+    /// Waves.
+    pub waves: u64,
+    /// Passes on the longest dependency path, which no schedule can beat.
+    pub critical_path: u64,
+    /// Barriers in the recording.
+    pub barriers: u64,
+    /// Submits a forward pass takes.
+    pub submits: u64,
+    /// Passes of the most common repeat round, if the graph repeats.
+    pub passes_per_layer: Option<u64>,
+    /// Transient bytes if nothing shared memory.
+    pub transient_naive: u64,
+    /// Transient bytes of this plan.
+    pub transient_planned: u64,
+    /// Largest sum of bytes that are live at once: no plan with these waves needs less.
+    pub transient_bound: u64,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of state and carries.
+    pub state_bytes: u64,
+    /// Estimated time from the profile's roofs, in milliseconds.
+    pub estimate_ms: Option<f64>,
+}

@@ -1,0 +1,294 @@
+//! The syntax of graph files, field for field. No meaning yet: names are not resolved, expressions are text.
+
+use crate::span::Spanned;
+
+/// A text with its place.
+pub type Name = Spanned<String>;
+
+/// A map of a file in file order; the loader rejects duplicate keys.
+pub type Map<T> = Vec<(Name, T)>;
+
+/// What one `.ron` file under `graphs/` holds.
+#[derive(Clone, Debug)]
+pub enum File {
+    /// A model.
+    Graph(Box<GraphFile>),
+    /// Blocks to `Use`.
+    Blocks(Vec<Block>),
+    /// Fusion rules.
+    Fusions(Vec<Fuse>),
+}
+
+/// A model: `Graph(name: .., body: [..], ..)`.
+#[derive(Clone, Debug)]
+pub struct GraphFile {
+    /// The graph's name.
+    pub name: Name,
+    /// One line for people.
+    pub doc: Option<String>,
+    /// Values of `model_type` (config.json) or `general.architecture` (GGUF) that this graph runs.
+    pub accepts: Vec<String>,
+    /// Files with blocks and fusions, relative to this file.
+    pub include: Vec<Name>,
+    /// Numbers and choices that a model's configuration or `--set` gives.
+    pub params: Map<ParamDecl>,
+    /// Element type aliases, for example `"act": "f32"`; `--dtype` replaces `act` and `weight`.
+    pub dtypes: Map<Name>,
+    /// Sizes, in order: later ones may use earlier ones and params.
+    pub dims: Map<DimDecl>,
+    /// What the host writes before each submit.
+    pub inputs: Map<TensorDecl>,
+    /// What survives a submit and is updated in place.
+    pub state: Map<TensorDecl>,
+    /// Double-buffered values that cross submits.
+    pub carry: Map<CarryDecl>,
+    /// The passes.
+    pub body: Vec<Item>,
+    /// What the host reads after each submit.
+    pub outputs: Vec<Name>,
+    /// Conditions that must hold, over params and dims.
+    pub asserts: Vec<Name>,
+    /// Named entries: dimension values per entry.
+    pub entries: Map<Map<Name>>,
+    /// Fusion rules that this graph switches off.
+    pub disable: Vec<Name>,
+}
+
+/// `Int(from: ["num_hidden_layers"], default: "12")`.
+#[derive(Clone, Debug)]
+pub struct ParamDecl {
+    /// What kind of value it is.
+    pub kind: ParamKind,
+    /// Keys of the model's metadata to read it from, first found wins.
+    pub from: Vec<Name>,
+    /// An expression over earlier params, used when no key is there.
+    pub default: Option<Name>,
+}
+
+/// The kind of a parameter. In a file: `Int(..)`, `Float(..)`, `Bool(..)`, `Text(..)`, `Choice(of: [..], ..)`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum ParamKind {
+    Int,
+    Float,
+    Bool,
+    Text,
+    /// One of these texts.
+    Choice(Vec<Name>),
+}
+
+/// A size of the graph.
+#[derive(Clone, Debug)]
+pub enum DimDecl {
+    /// `Var(max: 64)`: an entry gives it, up to the bound.
+    Var {
+        /// The bound, an expression.
+        max: Name,
+    },
+    /// `Is("batch * seq")`.
+    Is(Name),
+}
+
+/// `Tensor("u32", ["rows"])`.
+#[derive(Clone, Debug)]
+pub struct TensorDecl {
+    /// An element type or an alias.
+    pub dtype: Name,
+    /// One expression per dimension.
+    pub shape: Vec<Name>,
+}
+
+/// `Carry(Tensor("f32", ["n"]), next: "h_next")`: reads of the carry see the value that `next` had in the
+/// submit before (zero in the first).
+#[derive(Clone, Debug)]
+pub struct CarryDecl {
+    /// Element type and shape.
+    pub tensor: TensorDecl,
+    /// The value of this submit that the next one reads.
+    pub next: Name,
+}
+
+/// One item of a body.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// One kernel on named values.
+    Pass(PassItem),
+    /// A block inlined.
+    Use(UseItem),
+    /// A body repeated.
+    Repeat(RepeatItem),
+    /// A weight declared where it is used.
+    Weight(WeightItem),
+    /// Another shape of, or a contiguous range in, an existing value.
+    View(ViewItem),
+}
+
+/// `Pass(kernel: "linear", in: {"x": "h", "w": "w_qkv"}, out: {"y": "qkv"})`.
+#[derive(Clone, Debug)]
+pub struct PassItem {
+    /// The last part of its path; the kernel's name (made unique) when missing.
+    pub name: Option<Name>,
+    /// A kernel manifest's name.
+    pub kernel: Name,
+    /// Port to value, for ports that the kernel reads.
+    pub inputs: Map<Name>,
+    /// Port to new value, for ports that the kernel writes. For a port of access `readwrite` the value is the
+    /// state that is updated and stands under `out`.
+    pub outputs: Map<Name>,
+    /// Options: an expression, or one of the choices.
+    pub set: Map<Name>,
+    /// Type variables that inputs do not fix.
+    pub types: Map<Name>,
+    /// The pass is there only if this holds.
+    pub when: Option<Name>,
+    /// If it is not there: its output names stand for these values instead.
+    pub otherwise: Map<Name>,
+    /// Where the item starts.
+    pub at: Name,
+}
+
+/// `Use(block: "encoder_layer", in: {"x": "h"}, with: {"w": "encoder.layer.{l}"}, out: {"y": "h"})`.
+#[derive(Clone, Debug)]
+pub struct UseItem {
+    /// The last part of its path; the block's name when missing.
+    pub name: Option<Name>,
+    /// The block.
+    pub block: Name,
+    /// Block input to value.
+    pub inputs: Map<Name>,
+    /// Block output to new value. A name may be bound again: later items see the newer value.
+    pub outputs: Map<Name>,
+    /// Block parameter to expression (or, for `Text` parameters, a template).
+    pub with: Map<Name>,
+    /// The block is there only if this holds.
+    pub when: Option<Name>,
+    /// If it is not there: its output names stand for these values instead.
+    pub otherwise: Map<Name>,
+}
+
+/// `Repeat(index: "l", count: "layers", carry: {"h": "h"}, body: [..])`.
+#[derive(Clone, Debug)]
+pub struct RepeatItem {
+    /// The first part of the paths inside becomes `<index><number>`, for example `l3`.
+    pub index: Name,
+    /// How often.
+    pub count: Name,
+    /// Loop values: name inside to name outside. Round k + 1 sees what round k bound; after the loop the
+    /// outside name stands for the last round's.
+    pub carry: Map<Name>,
+    /// What is repeated.
+    pub body: Vec<Item>,
+}
+
+/// `Weight(name: "w", dtype: "weight", shape: ["n", "k"], from: Tensor("{w}.weight"))`.
+#[derive(Clone, Debug)]
+pub struct WeightItem {
+    /// The value's name in this body.
+    pub name: Name,
+    /// An element type or an alias.
+    pub dtype: Name,
+    /// One expression per dimension.
+    pub shape: Vec<Name>,
+    /// How it is made from the checkpoint's tensors.
+    pub from: Recipe,
+    /// The weight is there only if this holds; a pass that has it in `in` then leaves that optional port unbound.
+    pub when: Option<Name>,
+}
+
+/// A packing recipe. All of them work on rows (the first dimension) unless they say otherwise.
+#[derive(Clone, Debug)]
+pub enum Recipe {
+    /// `Tensor("{w}.query.weight")`: a tensor of the checkpoint; `{name}` is replaced by a param, dim or index.
+    Tensor(Name),
+    /// The first of these that the checkpoint has.
+    AnyOf(Vec<Recipe>),
+    /// Rows of the first, then rows of the second, ..
+    Concat(Vec<Recipe>),
+    /// Row 0 of the first, row 0 of the second, row 1 of the first, ..
+    Interleave(Vec<Recipe>),
+    /// `Slice(of, start, count)`: `count` rows from `start`.
+    Slice(Box<Recipe>, Name, Name),
+    /// Rows and columns exchanged.
+    Transpose(Box<Recipe>),
+    /// `PairHalves(of, d_head)`: in each group of `d_head` rows, row i and row i + d_head / 2 become neighbours,
+    /// so that RoPE in the half-split convention turns into RoPE on adjacent pairs. Exact for attention, as
+    /// query and key are permuted alike.
+    PairHalves(Box<Recipe>, Name),
+    /// The element-wise sum; a one-row operand is added to every row.
+    Sum(Vec<Recipe>),
+}
+
+/// `View(name: "q", of: "qkv", shape: ["n"], offset: "0")`.
+#[derive(Clone, Debug)]
+pub struct ViewItem {
+    /// The new name.
+    pub name: Name,
+    /// The value it looks into.
+    pub of: Name,
+    /// Its own shape.
+    pub shape: Vec<Name>,
+    /// The first element, counted in elements of `of`; 0 when missing.
+    pub offset: Option<Name>,
+}
+
+/// `Block(name: .., in: [..], out: [..], params: {..}, body: [..])`.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The name that `Use` gives.
+    pub name: Name,
+    /// One line for people.
+    pub doc: Option<String>,
+    /// Names bound by the caller.
+    pub inputs: Vec<Name>,
+    /// Names handed back to the caller.
+    pub outputs: Vec<Name>,
+    /// Parameters bound by `with`. The graph's params and dims are visible too.
+    pub params: Map<ParamDecl>,
+    /// The items.
+    pub body: Vec<Item>,
+}
+
+/// A fusion rule.
+#[derive(Clone, Debug)]
+pub struct Fuse {
+    /// Its name, for `disable` and `--no-fusion`.
+    pub name: Name,
+    /// One line for people.
+    pub doc: Option<String>,
+    /// The passes it replaces, connected through pattern variables.
+    pub pattern: Vec<PatternPass>,
+    /// The pass it puts there.
+    pub into: IntoPass,
+    /// A condition over the matched passes' dims and options (`p0.n`, `p1.eps`) and the graph's params.
+    pub when: Option<Name>,
+}
+
+/// One pass of a pattern. In a file: `Pass(kernel: .., in: {..}, out: {..}, set: {..}, absent: [..])`.
+#[derive(Clone, Debug)]
+pub struct PatternPass {
+    /// The kernel it must run.
+    pub kernel: Name,
+    /// Port to pattern variable. The same variable in two places means the same value.
+    pub inputs: Map<Name>,
+    /// Port to pattern variable.
+    pub outputs: Map<Name>,
+    /// Options that must have these values.
+    pub set: Map<Name>,
+    /// Optional ports that must be unbound.
+    pub absent: Vec<Name>,
+}
+
+/// The replacement. In a file: `Pass(kernel: .., from: 0, in: {..}, out: {..}, set: {..})`.
+#[derive(Clone, Debug)]
+pub struct IntoPass {
+    /// The kernel that takes over.
+    pub kernel: Name,
+    /// The matched pass whose remaining ports, options and place are kept.
+    pub from: Option<u32>,
+    /// Port to pattern variable.
+    pub inputs: Map<Name>,
+    /// Port to pattern variable.
+    pub outputs: Map<Name>,
+    /// Options: an expression over `p0.eps` and the like, or one of the choices.
+    pub set: Map<Name>,
+}
