@@ -1,5 +1,6 @@
 //! graphc: a render-graph compiler and runtime for transformer inference on Vulkan.
 
+pub mod codes;
 pub mod device;
 pub mod diag;
 pub mod dtype;

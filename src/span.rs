@@ -49,6 +49,8 @@ pub struct SourceError {
 pub trait Sources {
     /// The text of `path` (with `/` separators, relative to the reader's root, already normalised).
     fn read(&self, path: &str) -> Result<String, SourceError>;
+    /// The paths of all `.ron` files directly under the folder `path`, sorted.
+    fn list(&self, path: &str) -> Result<Vec<String>, SourceError>;
 }
 
 impl Sources for std::collections::BTreeMap<String, String> {

@@ -116,6 +116,9 @@ pub struct Port {
     pub optional: bool,
     /// A written port that may share the bytes of this read port, element for element.
     pub in_place: Option<String>,
+    /// A written port whose own bytes the shader reads back after writing them (a norm over a finished row): the
+    /// shader may then declare it without `writeonly`. Nothing is read before it was written.
+    pub rereads: bool,
     /// Not bound by passes: the compiler gives the pass its own range that is zero before the first submit and
     /// that the kernel leaves zero.
     pub scratch: bool,

@@ -1,0 +1,5 @@
+//! Codes of planning, verifying and reading plans (G05xx).
+
+use super::Explained;
+
+pub(super) const CODES: &[Explained] = &[];

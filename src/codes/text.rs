@@ -1,0 +1,5 @@
+//! Codes of reading graph files (G00xx).
+
+use super::Explained;
+
+pub(super) const CODES: &[Explained] = &[];
