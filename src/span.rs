@@ -60,6 +60,14 @@ impl Sources for std::collections::BTreeMap<String, String> {
             reason: "no such source".into(),
         })
     }
+    fn list(&self, path: &str) -> Result<Vec<String>, SourceError> {
+        let inside = |key: &&String| {
+            key.strip_prefix(path)
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|rest| rest.ends_with(".ron") && !rest.contains('/'))
+        };
+        Ok(self.keys().filter(inside).cloned().collect())
+    }
 }
 
 /// One text.
