@@ -190,7 +190,7 @@ fn problems_have_a_code_and_a_place() {
         (
             "Graph(name: \"\u{e9}\u{e9}\", body: [Pass(kernel: 3)], outputs: [])",
             "G0006",
-            "1:38",
+            "1:39",
             "write \"3\"",
         ),
     ] {
