@@ -50,5 +50,6 @@ pub mod graph;
 pub mod ids;
 pub mod kernel;
 pub mod plan;
+pub mod sources;
 pub mod span;
 pub mod text;

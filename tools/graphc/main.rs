@@ -1,2 +1,87 @@
-//! The command line.
-fn main() {}
+//! The command line: arguments in, library calls, results on standard output and everything else on standard
+//! error. One module per command; this file only parses and dispatches.
+//!
+//! Exit codes: 0 done; 1 what was asked for failed (no device, a plan that is not right, a file not formatted);
+//! 2 bad input or usage (a graph with errors, an unknown flag, a file that cannot be read).
+
+mod bench;
+mod check;
+mod compile;
+mod context;
+mod devices;
+mod embed;
+mod explain;
+mod failure;
+mod fmt;
+mod manual;
+mod output;
+mod request;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use context::{Context, Global};
+
+/// A render-graph compiler and runtime for transformer inference on Vulkan.
+#[derive(Parser)]
+#[command(
+    name = "graphc",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 what was asked for failed, 2 bad input or usage.\n\
+                  `graphc help COMMAND` has the details of a command, `graphc explain CODE` of an error."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Turn texts into embeddings
+    Embed(embed::Args),
+    /// Compile a graph into a plan
+    Compile(compile::Args),
+    /// Read, expand, type and fuse a graph without compiling it
+    Check(check::Args),
+    /// Print graph files in their canonical form
+    Fmt(fmt::Args),
+    /// Prove a plan file right
+    Verify(verify::Args),
+    /// Explain an error code
+    Explain(explain::Args),
+    /// List the Vulkan devices and what each lacks
+    Devices(devices::Args),
+    /// Measure forward passes
+    Bench(bench::Args),
+    /// Print a shell's completion script
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page of graphc or of one command
+    Man(manual::ManArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(&cli.global);
+    let result = match cli.command {
+        Command::Embed(args) => embed::run(args, &context),
+        Command::Compile(args) => compile::run(args, &context),
+        Command::Check(args) => check::run(args, &context),
+        Command::Fmt(args) => fmt::run(args, &context),
+        Command::Verify(args) => verify::run(args, &context),
+        Command::Explain(args) => explain::run(args, &context),
+        Command::Devices(args) => devices::run(args, &context),
+        Command::Bench(args) => bench::run(args, &context),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&context),
+    }
+}

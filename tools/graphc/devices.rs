@@ -1,0 +1,13 @@
+//! `graphc devices`.
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Arguments of `devices`.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Not there yet.
+pub fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
+    Err(Failure::failed("`devices` is not there yet"))
+}

@@ -1,0 +1,44 @@
+//! `graphc explain CODE`.
+
+use graphc::codes;
+use graphc::diag::nearest;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+
+/// Arguments of `explain`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A code such as G0207; without one, all codes are listed
+    code: Option<String>,
+}
+
+/// Prints the long explanation of a code.
+pub fn run(args: Args, _context: &Context) -> Result<(), Failure> {
+    let Some(code) = args.code else {
+        let lines: Vec<String> = codes::all()
+            .map(|known| format!("{}  {}\n", known.code.0, known.title))
+            .collect();
+        return output::print(&lines.concat());
+    };
+    match codes::explain(&code) {
+        Some(known) => output::print(&format!(
+            "{}: {}\n\n{}\n",
+            known.code.0,
+            known.title,
+            known.text.trim()
+        )),
+        None => {
+            let upper = code.trim().to_uppercase();
+            let near = nearest(&upper, codes::all().map(|known| known.code.0));
+            let hint = near.map_or_else(
+                || "`graphc explain` lists all codes".into(),
+                |near| format!("did you mean {near}?"),
+            );
+            Err(Failure::bad_input(format!(
+                "there is no code `{code}`; {hint}"
+            )))
+        }
+    }
+}

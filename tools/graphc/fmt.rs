@@ -1,0 +1,13 @@
+//! `graphc fmt`.
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Arguments of `fmt`.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Not there yet.
+pub fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
+    Err(Failure::failed("`fmt` is not there yet"))
+}

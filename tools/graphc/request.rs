@@ -1,0 +1,72 @@
+//! The flags that say which graph in which shape, shared by `check` and `compile`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Which graph, and its parameters.
+#[derive(clap::Args)]
+pub struct GraphArgs {
+    /// Graph file; a path that is not here is looked up in the root folder
+    #[arg(value_name = "GRAPH.ron")]
+    pub graph: PathBuf,
+    /// Model folder whose configuration gives the parameters
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Give a parameter (or a dimension's bound) a value; wins over the model
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<(String, String)>,
+    /// A shape to compile: dimensions, or the name of an entry of the graph [repeatable]
+    #[arg(long = "entry", value_name = "batch=32,seq=512", value_parser = entry)]
+    pub entry: Vec<EntryArg>,
+    /// Element type of activations and weights
+    #[arg(long, value_name = "TYPE", env = "GRAPHC_DTYPE", hide_env_values = true, value_parser = ["f32", "f16"])]
+    pub dtype: Option<String>,
+    /// Switch a fusion rule off; `all` switches every rule off [repeatable]
+    #[arg(long = "no-fusion", value_name = "RULE")]
+    pub no_fusion: Vec<String>,
+}
+
+/// `decode` or `batch=32,seq=512`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryArg {
+    /// An entry that the graph file names.
+    Named(String),
+    /// Dimensions.
+    Dims(BTreeMap<String, i64>),
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_string(), value.trim().to_string()))
+        }
+        _ => Err("expected NAME=VALUE, for example layers=2".into()),
+    }
+}
+
+fn entry(text: &str) -> Result<EntryArg, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("expected dimensions such as batch=32,seq=512, or an entry's name".into());
+    }
+    if !text.contains('=') {
+        return Ok(EntryArg::Named(text.to_string()));
+    }
+    let mut dims = BTreeMap::new();
+    for part in text.split(',') {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is not NAME=NUMBER, for example seq=512"))?;
+        let (name, value) = (name.trim(), value.trim());
+        let number: i64 = value
+            .parse()
+            .map_err(|_| format!("`{value}` is not a number for `{name}`"))?;
+        if number < 1 {
+            return Err(format!("`{name}` must be at least 1, got {number}"));
+        }
+        if dims.insert(name.to_string(), number).is_some() {
+            return Err(format!("`{name}` is given twice"));
+        }
+    }
+    Ok(EntryArg::Dims(dims))
+}

@@ -1,0 +1,13 @@
+//! `graphc verify`.
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Arguments of `verify`.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Not there yet.
+pub fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
+    Err(Failure::failed("`verify` is not there yet"))
+}
