@@ -46,6 +46,7 @@ pub mod device;
 pub mod diag;
 pub mod dtype;
 pub mod expr;
+pub mod formula;
 pub mod graph;
 pub mod ids;
 pub mod kernel;

@@ -78,12 +78,20 @@ struct Shared<'a> {
     read: BTreeSet<&'a str>,
 }
 
-fn step(shared: &mut Shared<'_>, index: usize, definition: &Definition) -> Result<Step, FormulaError> {
+fn step(
+    shared: &mut Shared<'_>,
+    index: usize,
+    definition: &Definition,
+) -> Result<Step, FormulaError> {
     let sizes = sizes(shared, index)?;
     let mut scope = Scope {
         shared,
         index,
-        indices: definition.bounds.iter().map(|(name, _)| name.clone()).collect(),
+        indices: definition
+            .bounds
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect(),
         slots: definition.bounds.len(),
     };
     let body = scope.num(&definition.body)?;
@@ -127,7 +135,9 @@ fn sizes(shared: &mut Shared<'_>, index: usize) -> Result<Vec<u64>, FormulaError
         };
         sizes.push(u64::try_from(value).map_err(|_| fail(format!("a bound of {value}")))?);
     }
-    let elements = sizes.iter().try_fold(1_u64, |all, size| all.checked_mul(*size));
+    let elements = sizes
+        .iter()
+        .try_fold(1_u64, |all, size| all.checked_mul(*size));
     if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
         let message = format!("a definition over {sizes:?} has more than {MAX_ELEMENTS} elements");
         let at = (0, definition.name.len() as u32);
@@ -147,7 +157,9 @@ fn collapse(shape: &[u64], count: usize) -> Option<Vec<u64>> {
         return missing.map(|one| [&[one], shape].concat());
     }
     let (leading, trailing) = shape.split_at(shape.len() + 1 - count);
-    let product = leading.iter().try_fold(1_u64, |all, size| all.checked_mul(*size))?;
+    let product = leading
+        .iter()
+        .try_fold(1_u64, |all, size| all.checked_mul(*size))?;
     Some([&[product], trailing].concat())
 }
 
@@ -186,7 +198,7 @@ impl Scope<'_, '_> {
         self.shared.options.get(name).filter(|_| !nearer)
     }
 
-    pub(super) fn num(&mut self, node: &Node) -> Result<Num, FormulaError> {
+    fn num(&mut self, node: &Node) -> Result<Num, FormulaError> {
         match &node.kind {
             Kind::Number(value) => Ok(Num::Const(*value)),
             Kind::Text(_) => self.fail(node, "expected a number, found a text"),
@@ -236,24 +248,39 @@ impl Scope<'_, '_> {
             Some(Value::Int(value)) => Ok(Num::Const(*value as f64)),
             Some(Value::Float(value)) => Ok(Num::Const(*value)),
             Some(value) => self.fail(node, format!("`{name}` is `{value}`, not a number")),
-            None => self.fail(node, format!("`{name}` is no index, definition, bound port, dim or option")),
+            None => self.fail(
+                node,
+                format!("`{name}` is no index, definition, bound port, dim or option"),
+            ),
         }
     }
 
-    fn element(&mut self, node: &Node, name: &str, indices: &[Node]) -> Result<Element, FormulaError> {
+    fn element(
+        &mut self,
+        node: &Node,
+        name: &str,
+        indices: &[Node],
+    ) -> Result<Element, FormulaError> {
         let earlier = &self.shared.definitions[..self.index];
         let definitions = self.shared.definitions.len();
         let (table, shape) = if let Some(index) = earlier.iter().position(|one| one.name == name) {
             self.shared.needed.insert(index);
             (index, sizes(self.shared, index)?)
-        } else if let Some((place, (name, port))) =
-            self.shared.ports.iter().enumerate().find(|(_, (port, _))| *port == name)
+        } else if let Some((place, (name, port))) = self
+            .shared
+            .ports
+            .iter()
+            .enumerate()
+            .find(|(_, (port, _))| *port == name)
         {
             if !port.access.reads() {
                 return self.fail(node, format!("port `{name}` is read before it is defined"));
             }
             self.shared.read.insert(name);
-            let elements = port.shape.iter().try_fold(port.dtype.bytes(), |all, size| all.checked_mul(*size));
+            let elements = port
+                .shape
+                .iter()
+                .try_fold(port.dtype.bytes(), |all, size| all.checked_mul(*size));
             if elements != Some(port.bytes.len() as u64) {
                 let message = format!(
                     "port `{name}` of {} {:?} has {} bytes",
@@ -265,7 +292,10 @@ impl Scope<'_, '_> {
             }
             (definitions + place, port.shape.to_vec())
         } else {
-            return self.fail(node, format!("`{name}` is no earlier definition and no bound port"));
+            return self.fail(
+                node,
+                format!("`{name}` is no earlier definition and no bound port"),
+            );
         };
         let Some(sizes) = collapse(&shape, indices.len()) else {
             let message = format!("`{name}` has shape {shape:?} but {} indices", indices.len());
@@ -278,7 +308,10 @@ impl Scope<'_, '_> {
             stride = stride.saturating_mul(*size);
         }
         strides.reverse();
-        let indices = indices.iter().map(|index| self.int(index)).collect::<Result<Vec<_>, _>>()?;
+        let indices = indices
+            .iter()
+            .map(|index| self.int(index))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Element {
             table,
             at: node.at,
@@ -343,7 +376,10 @@ impl Scope<'_, '_> {
         range: &Range,
         body: &Node,
     ) -> Result<Num, FormulaError> {
-        let start = range.start.as_ref().map_or(Ok(Int::Const(0)), |start| self.int(start))?;
+        let start = range
+            .start
+            .as_ref()
+            .map_or(Ok(Int::Const(0)), |start| self.int(start))?;
         let end = self.int(&range.end)?;
         self.indices.push(index.to_string());
         self.slots = self.slots.max(self.indices.len());
@@ -351,16 +387,26 @@ impl Scope<'_, '_> {
         self.indices.pop();
         let (slot, body) = (self.indices.len(), body?);
         let body = match (reduction, body) {
-            (Reduction::Sum, Num::Binary(RealOp::Mul, a, b)) => match (strided(&a, slot), strided(&b, slot)) {
-                (Some(a), Some(b)) => return Ok(Num::Dot(Box::new(Dot { start, end, a, b }))),
-                _ => Num::Binary(RealOp::Mul, a, b),
-            },
+            (Reduction::Sum, Num::Binary(RealOp::Mul, a, b)) => {
+                match (strided(&a, slot), strided(&b, slot)) {
+                    (Some(a), Some(b)) => {
+                        return Ok(Num::Dot(Box::new(Dot {
+                            slot,
+                            start,
+                            end,
+                            a,
+                            b,
+                        })));
+                    }
+                    _ => Num::Binary(RealOp::Mul, a, b),
+                }
+            }
             (_, body) => body,
         };
         Ok(Num::Reduce(reduction, slot, Box::new((start, end, body))))
     }
 
-    pub(super) fn int(&mut self, node: &Node) -> Result<Int, FormulaError> {
+    fn int(&mut self, node: &Node) -> Result<Int, FormulaError> {
         match &node.kind {
             Kind::Negate(a) => {
                 let zero = Box::new(Int::Const(0));
@@ -377,13 +423,15 @@ impl Scope<'_, '_> {
                 let a = Box::new(self.int(a)?);
                 self.int_op(node, op, a, b)
             }
-            Kind::Call(name, args) if name == "if" && args.len() == 3 => match self.bool(&args[0])? {
-                Bool::Const(holds) => self.int(&args[if holds { 1 } else { 2 }]),
-                condition => {
-                    let branches = (condition, self.int(&args[1])?, self.int(&args[2])?);
-                    Ok(Int::If(Box::new(branches)))
+            Kind::Call(name, args) if name == "if" && args.len() == 3 => {
+                match self.bool(&args[0])? {
+                    Bool::Const(holds) => self.int(&args[if holds { 1 } else { 2 }]),
+                    condition => {
+                        let branches = (condition, self.int(&args[1])?, self.int(&args[2])?);
+                        Ok(Int::If(Box::new(branches)))
+                    }
                 }
-            },
+            }
             _ => match self.num(node)? {
                 Num::Int(int) => Ok(*int),
                 Num::Const(value) => match super::eval::exact(value) {
@@ -395,7 +443,13 @@ impl Scope<'_, '_> {
         }
     }
 
-    fn int_op(&mut self, node: &Node, op: IntOp, a: Box<Int>, b: &Node) -> Result<Int, FormulaError> {
+    fn int_op(
+        &mut self,
+        node: &Node,
+        op: IntOp,
+        a: Box<Int>,
+        b: &Node,
+    ) -> Result<Int, FormulaError> {
         let b = Box::new(self.int(b)?);
         if let (Int::Const(a), Int::Const(b)) = (&*a, &*b) {
             return match op.apply(*a, *b) {
@@ -420,7 +474,9 @@ impl Scope<'_, '_> {
                     a => Ok(Bool::Both(decisive, Box::new((a, self.bool(b)?)))),
                 }
             }
-            Kind::Binary(op @ (Op::Eq | Op::Ne), a, b) if self.text(a).is_some() || self.text(b).is_some() => {
+            Kind::Binary(op @ (Op::Eq | Op::Ne), a, b)
+                if self.text(a).is_some() || self.text(b).is_some() =>
+            {
                 match (self.text(a), self.text(b)) {
                     (Some(a), Some(b)) => Ok(Bool::Const((a == b) == (*op == Op::Eq))),
                     _ => self.fail(node, "a text is compared with something else"),
@@ -442,7 +498,12 @@ impl Scope<'_, '_> {
                 })
             }
             Kind::Call(name, args) if name == "has" => match args.as_slice() {
-                [Node { kind: Kind::Name(port), .. }] => Ok(Bool::Const(self.shared.ports.contains_key(port))),
+                [
+                    Node {
+                        kind: Kind::Name(port),
+                        ..
+                    },
+                ] => Ok(Bool::Const(self.shared.ports.contains_key(port))),
                 _ => self.fail(node, "`has` takes the name of a port"),
             },
             Kind::Name(name) => match (name.as_str(), self.option(name)) {
@@ -465,26 +526,29 @@ impl Scope<'_, '_> {
     }
 }
 
-/// An element whose place moves evenly with `slot`: that index stands alone in exactly one dimension.
+/// An element whose place moves evenly with `slot`: exactly one of its indices is the slot plus or minus
+/// something that stands still, and the others stand still.
 fn strided(num: &Num, slot: usize) -> Option<Strided> {
     let Num::Element(element) = num else {
         return None;
     };
-    let mut along = None;
-    for (dim, (index, _, _)) in element.dims.iter().enumerate() {
-        match index {
-            Int::Slot(index) if *index == slot => {
-                if along.replace(dim).is_some() {
-                    return None;
-                }
-            }
-            // Other slots and numbers do not move; anything that computes is left to the general way.
-            Int::Slot(_) | Int::Const(_) => {}
-            _ => return None,
+    let mut moving = element
+        .dims
+        .iter()
+        .filter(|(index, _, _)| index.mentions(slot));
+    let (Some((index, _, stride)), None) = (moving.next(), moving.next()) else {
+        return None;
+    };
+    let is_slot = |int: &Int| matches!(int, Int::Slot(other) if *other == slot);
+    let even = match index {
+        Int::Binary(IntOp::Add, a, b, _) => {
+            is_slot(a) && !b.mentions(slot) || is_slot(b) && !a.mentions(slot)
         }
-    }
-    along.map(|along| Strided {
+        Int::Binary(IntOp::Sub, a, b, _) => is_slot(a) && !b.mentions(slot),
+        index => is_slot(index),
+    };
+    even.then(|| Strided {
         element: element.clone(),
-        along,
+        stride: *stride,
     })
 }

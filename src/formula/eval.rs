@@ -2,6 +2,7 @@
 //! which walks its two operands with strides: nearly all the time of a transformer goes there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::FormulaError;
 use super::parse::{Definition, Reduction};
@@ -83,17 +84,65 @@ pub(super) struct Element {
 /// `sum(p in start..end: a * b)` where both operands move evenly with `p`.
 #[derive(Clone, Debug)]
 pub(super) struct Dot {
+    pub(super) slot: usize,
     pub(super) start: Int,
     pub(super) end: Int,
     pub(super) a: Strided,
     pub(super) b: Strided,
 }
 
-/// An element and the dimension along which a dot product walks.
+/// An element and how far it moves when the dot product's index grows by one.
 #[derive(Clone, Debug)]
 pub(super) struct Strided {
     pub(super) element: Element,
-    pub(super) along: usize,
+    pub(super) stride: u64,
+}
+
+impl Int {
+    /// Whether the value depends on the index of `slot`.
+    pub(super) fn mentions(&self, slot: usize) -> bool {
+        match self {
+            Int::Const(_) => false,
+            Int::Slot(other) => *other == slot,
+            Int::Binary(_, a, b, _) => a.mentions(slot) || b.mentions(slot),
+            Int::If(parts) => {
+                parts.0.mentions(slot) || parts.1.mentions(slot) || parts.2.mentions(slot)
+            }
+            Int::Exact(num, _) => num.mentions(slot),
+        }
+    }
+}
+
+impl Num {
+    fn mentions(&self, slot: usize) -> bool {
+        match self {
+            Num::Const(_) => false,
+            Num::Int(int) => int.mentions(slot),
+            Num::Element(element) => element
+                .dims
+                .iter()
+                .any(|(index, _, _)| index.mentions(slot)),
+            Num::Call1(_, a) => a.mentions(slot),
+            Num::Binary(_, a, b) | Num::Call2(_, a, b) => a.mentions(slot) || b.mentions(slot),
+            Num::If(parts) => {
+                parts.0.mentions(slot) || parts.1.mentions(slot) || parts.2.mentions(slot)
+            }
+            // An inner reduction may use the number of an outer slot only for itself or for what lies outside
+            // both; answering yes is always safe.
+            Num::Reduce(..) | Num::Dot(_) => true,
+        }
+    }
+}
+
+impl Bool {
+    fn mentions(&self, slot: usize) -> bool {
+        match self {
+            Bool::Const(_) => false,
+            Bool::Not(a) => a.mentions(slot),
+            Bool::Both(_, operands) => operands.0.mentions(slot) || operands.1.mentions(slot),
+            Bool::Compare(_, operands) => operands.0.mentions(slot) || operands.1.mentions(slot),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +180,9 @@ impl IntOp {
             IntOp::Sub => a.checked_sub(b),
             IntOp::Mul => a.checked_mul(b),
             IntOp::FloorDiv | IntOp::Rem if b <= 0 => {
-                return Err(format!("{a} divided by {b}, only positive divisors are defined"));
+                return Err(format!(
+                    "{a} divided by {b}, only positive divisors are defined"
+                ));
             }
             // The divisor is positive, so Euclid's division is the floor.
             IntOp::FloorDiv => a.checked_div_euclid(b),
@@ -205,13 +256,13 @@ struct Frame<'a> {
     slots: Vec<i64>,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
     fn num(&mut self, num: &Num) -> Result<f64, Box<Fault>> {
         match num {
             Num::Const(value) => Ok(*value),
             Num::Int(int) => self.int(int).map(|value| value as f64),
             Num::Element(element) => {
-                let place = self.place(element, None)?;
+                let place = self.place(element)?;
                 self.read(element, place)
             }
             Num::Binary(op, a, b) => Ok(op.apply(self.num(a)?, self.num(b)?)),
@@ -219,7 +270,11 @@ impl Frame<'_> {
             Num::Call2(function, a, b) => Ok(function(self.num(a)?, self.num(b)?)),
             Num::If(parts) => {
                 let (condition, a, b) = &**parts;
-                if self.bool(condition)? { self.num(a) } else { self.num(b) }
+                if self.bool(condition)? {
+                    self.num(a)
+                } else {
+                    self.num(b)
+                }
             }
             Num::Reduce(reduction, slot, parts) => self.reduce(*reduction, *slot, parts),
             Num::Dot(dot) => self.dot(dot),
@@ -236,11 +291,18 @@ impl Frame<'_> {
             }
             Int::If(parts) => {
                 let (condition, a, b) = &**parts;
-                if self.bool(condition)? { self.int(a) } else { self.int(b) }
+                if self.bool(condition)? {
+                    self.int(a)
+                } else {
+                    self.int(b)
+                }
             }
             Int::Exact(num, at) => {
                 let value = self.num(num)?;
-                exact(value).map_or_else(|| fault(*at, format!("expected an integer, found {value}")), Ok)
+                exact(value).map_or_else(
+                    || fault(*at, format!("expected an integer, found {value}")),
+                    Ok,
+                )
             }
         }
     }
@@ -251,9 +313,15 @@ impl Frame<'_> {
             Bool::Not(a) => self.bool(a).map(|holds| !holds),
             Bool::Both(decisive, operands) => {
                 let (a, b) = &**operands;
-                if self.bool(a)? == *decisive { Ok(*decisive) } else { self.bool(b) }
+                if self.bool(a)? == *decisive {
+                    Ok(*decisive)
+                } else {
+                    self.bool(b)
+                }
             }
-            Bool::Compare(holds, operands) => Ok(holds(self.num(&operands.0)?, self.num(&operands.1)?)),
+            Bool::Compare(holds, operands) => {
+                Ok(holds(self.num(&operands.0)?, self.num(&operands.1)?))
+            }
         }
     }
 
@@ -288,8 +356,8 @@ impl Frame<'_> {
         if end <= start {
             return Ok(0.0);
         }
-        let (a, step_a) = self.walk(&dot.a, start, end)?;
-        let (b, step_b) = self.walk(&dot.b, start, end)?;
+        let (a, step_a) = self.walk(&dot.a, dot.slot, start..end)?;
+        let (b, step_b) = self.walk(&dot.b, dot.slot, start..end)?;
         if step_a == 1 && step_b == 1 {
             return Ok(inner(a, b));
         }
@@ -297,32 +365,34 @@ impl Frame<'_> {
         Ok(pairs.map(|(a, b)| a * b).sum())
     }
 
-    /// The values of a strided element for indices `start..end`, as a slice from its first to its last value.
-    fn walk(&mut self, strided: &Strided, start: i64, end: i64) -> Result<(&[f64], usize), Box<Fault>> {
-        let Strided { element, along } = strided;
-        let stride = element.dims[*along].2 as usize;
-        let first = self.place(element, Some((*along, start)))? as usize;
-        let last = self.place(element, Some((*along, end - 1)))? as usize;
+    /// The values of an evenly moving element, as a slice from its first to its last value, and their distance.
+    fn walk(
+        &mut self,
+        strided: &Strided,
+        slot: usize,
+        range: Range<i64>,
+    ) -> Result<(&'a [f64], usize), Box<Fault>> {
+        let element = &strided.element;
+        self.slots[slot] = range.start;
+        let first = self.place(element)? as usize;
+        self.slots[slot] = range.end - 1;
+        let last = self.place(element)? as usize;
         let table = &self.tables[element.table];
         match table.values.get(first..=last) {
-            Some(values) => Ok((values, stride)),
+            Some(values) => Ok((values, strided.stride as usize)),
             None => fault(element.at, format!("`{}` has no values", table.name)),
         }
     }
 
-    /// The position of an element in its table, each index checked against its dimension. `instead` replaces one
-    /// index.
-    fn place(&mut self, element: &Element, instead: Option<(usize, i64)>) -> Result<u64, Box<Fault>> {
+    /// The position of an element in its table, each index checked against its dimension.
+    fn place(&mut self, element: &Element) -> Result<u64, Box<Fault>> {
         let mut place = 0;
         for (dim, (index, size, stride)) in element.dims.iter().enumerate() {
-            let index = match (instead, index) {
-                (Some((along, value)), _) if along == dim => value,
-                (_, Int::Slot(slot)) => self.slots[*slot],
-                (_, index) => self.int(index)?,
-            };
+            let index = self.int(index)?;
             if index < 0 || index as u64 >= *size {
                 let name = &self.tables[element.table].name;
-                let message = format!("index {dim} of `{name}` is {index} but must be below {size}");
+                let message =
+                    format!("index {dim} of `{name}` is {index} but must be below {size}");
                 return fault(element.at, message);
             }
             place += index as u64 * stride;

