@@ -1,5 +1,55 @@
 //! Codes of planning, verifying and reading plans (G05xx).
 
 use super::Explained;
+use crate::diag::Code;
 
-pub(super) const CODES: &[Explained] = &[];
+pub(super) const CODES: &[Explained] = &[
+    Explained {
+        code: Code("G0501"),
+        title: "a tensor is larger than one binding",
+        text: "A pass binds each of its tensors as one storage buffer range, and the device limits such a range \
+               (`maxStorageBufferRange`: 128 MiB on lavapipe, 4 GiB on NVIDIA). The message names the tensor, its size \
+               and the limit. Compile a smaller entry, for example with fewer sequences in a batch, or compile for a \
+               profile whose device binds more.",
+    },
+    Explained {
+        code: Code("G0502"),
+        title: "a tensor is larger than one allocation",
+        text: "Every tensor lies inside one memory allocation (`maxMemoryAllocationSize`). Inputs, outputs and carries \
+               lie there twice, once for each parity, so that two submits can be in flight; for them the limit is half. \
+               Compile a smaller entry, or for a profile whose device allocates more at once.",
+    },
+    Explained {
+        code: Code("G0503"),
+        title: "an output that no pass writes",
+        text: "Outputs lie in memory that the host reads, and a pass must write them there. An output that is an input, \
+               a weight, state or a carry has no such pass: read it where it comes from, or copy it with a pass.",
+    },
+    Explained {
+        code: Code("G0504"),
+        title: "one name, two definitions",
+        text: "Entries of a plan share weights, state and carries by name, so one name must have the same element type, \
+               sizes and recipe in every entry. Give the two different names, or make them equal.",
+    },
+    Explained {
+        code: Code("G0505"),
+        title: "a carry is not handed on",
+        text: "A carry is read from one slot while the value for the next submit is written to the other. That value must \
+               be written whole by a pass of the same submit, for this carry alone; it cannot be an input, an output, a \
+               view, state, or the next value of a second carry. Every entry must hand on every carry, because the slots \
+               swap with every submit, whichever entry runs.",
+    },
+    Explained {
+        code: Code("G0506"),
+        title: "a time budget without roofs",
+        text: "`--max-submit-ms` (or `max_submit_ms` of a profile) cuts a recording where its estimated time would run past \
+               the budget. The estimate needs the profile's measured roofs `read_bytes_per_s` and one of `f32_flops` and \
+               `matrix_f16_flops`. Measure them, or leave the budget away: one submit is the normal case.",
+    },
+    Explained {
+        code: Code("G0507"),
+        title: "a wave longer than the time budget",
+        text: "A recording can only be cut between waves, and this wave alone is estimated to take longer than the budget of \
+               one submit. The plan is made all the same. On a device with a watchdog, compile a smaller entry.",
+    },
+];

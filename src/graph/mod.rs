@@ -40,6 +40,8 @@ pub enum Class {
         /// The value of this submit that lands in the other slot.
         next: ValueId,
     },
+    /// Bound to a `scratch` port: belongs to one pass, zero before the first submit and left zero by every submit.
+    Scratch,
     /// Written by a pass, dead after its last reader.
     Transient,
     /// Written by a pass, read by the host after the submit.

@@ -15,6 +15,13 @@ use crate::graph::Recipe;
 use crate::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
 use crate::kernel::Access;
 
+pub mod estimate;
+pub mod live;
+pub mod lower;
+pub mod pack;
+pub mod schedule;
+pub mod sync;
+
 /// The number in a plan file's header; a reader refuses every other one.
 pub const FORMAT: u32 = 1;
 
@@ -139,6 +146,8 @@ pub enum Role {
     Input,
     Weight,
     State,
+    /// Belongs to one pass, zero between passes: entries may use the same bytes for it.
+    Scratch,
     /// The read side of a carry.
     Carry,
     /// The value that becomes the carry of the next submit.
@@ -173,14 +182,17 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The byte range in its arena at parity 0 or 1.
+    /// The byte range in its arena at parity 0 or 1. Numbers of a damaged plan saturate, and so lie outside.
     pub fn range(&self, parity: u64) -> std::ops::Range<u64> {
         let start = match self.slot {
             Slot::Fixed => self.offset,
-            Slot::Same { stride } => self.offset + parity * stride,
-            Slot::Other { stride } => self.offset + (1 - parity) * stride,
+            Slot::Same { stride } => self.offset.saturating_add(parity.saturating_mul(stride)),
+            Slot::Other { stride } => {
+                let other = 1u64.saturating_sub(parity);
+                self.offset.saturating_add(other.saturating_mul(stride))
+            }
         };
-        start..start + self.bytes
+        start..start.saturating_add(self.bytes)
     }
 }
 
@@ -195,6 +207,8 @@ pub struct Bind {
     pub tensor: TensorId,
     /// How the kernel touches it.
     pub access: Access,
+    /// For a written binding: the read binding of this pass whose bytes it takes over, element for element.
+    pub in_place: Option<u32>,
 }
 
 /// One dispatch.

@@ -1,0 +1,38 @@
+//! What a pass costs, by the roofline model (Williams, Waterman and Patterson 2009): the slower of its arithmetic
+//! and its memory traffic. In: a pass and a profile's roofs. Out: bytes and seconds. Used to order passes inside a
+//! wave and to cut submits, never to decide what is right.
+
+use crate::device::Roofs;
+use crate::graph::Graph;
+use crate::ids::PassId;
+
+use super::lower::Lowered;
+
+/// Bytes that a pass must move at least: every bound tensor once, twice if it is read and written.
+pub fn pass_bytes(graph: &Graph, pass: PassId) -> u64 {
+    graph.passes[pass].ports.iter().fold(0, |sum, port| {
+        let bytes = graph.values[port.value].bytes().unwrap_or(u64::MAX);
+        let times = u64::from(port.access.reads()) + u64::from(port.access.writes());
+        sum.saturating_add(bytes.saturating_mul(times))
+    })
+}
+
+/// Seconds that a pass takes at least, without what it costs to start it. Roofs that were not measured count nothing.
+pub fn pass_seconds(lowered: &Lowered, bytes: u64, roofs: &Roofs) -> f64 {
+    let flops_roof = if lowered.matrix {
+        roofs.matrix_f16_flops.or(roofs.f32_flops)
+    } else {
+        roofs.f32_flops.or(roofs.matrix_f16_flops)
+    };
+    let over = |amount: u64, roof: Option<f64>| match roof {
+        Some(roof) if roof > 0.0 => amount as f64 / roof,
+        _ => 0.0,
+    };
+    over(lowered.flops, flops_roof).max(over(bytes, roofs.read_bytes_per_s))
+}
+
+/// Whether the profile has enough roofs for an estimate in seconds to mean anything.
+pub fn can_estimate(roofs: &Roofs) -> bool {
+    roofs.read_bytes_per_s.is_some()
+        && (roofs.f32_flops.is_some() || roofs.matrix_f16_flops.is_some())
+}

@@ -1,0 +1,686 @@
+//! Stage 7: a place for every value.
+//!
+//! In: entries with their schedules, and the device's limits. Out: a [`Placement`]. Always: two values whose
+//! lifetimes touch a common wave have disjoint bytes; every place is aligned and inside an arena no larger than one
+//! allocation; weights, state and carries of one name have one place in all entries; what the host touches for
+//! parity 0 and for parity 1 is disjoint in every pair of entries, so two submits can be in flight.
+//!
+//! Transient memory is two-dimensional packing (bytes by waves), which is NP-hard. Greedy by size (Pisarchyk and Lee,
+//! "Efficient Memory Management for Deep Neural Net Inference", 2020) comes within a few percent of the bound; we also
+//! try two other orders and two ways to choose a gap, and keep the smallest result.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::device::Limits;
+use crate::diag::{Code, Diagnostic, Diagnostics};
+use crate::graph::{Class, Graph, ValueInfo};
+use crate::ids::{ArenaId, IdVec, PassId, ValueId};
+
+use super::live::{Group, Live, live};
+use super::schedule::Schedule;
+use super::{Arena, ArenaKind, Role, Slot, Weight};
+
+/// Every place starts at a multiple of this, or of the device's own alignment where that is larger: no device asks
+/// for more, and vector loads never straddle two tensors.
+pub const ALIGNMENT: u64 = 256;
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// What the value is.
+    pub role: Role,
+    /// The arena.
+    pub arena: ArenaId,
+    /// First byte at slot 0.
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// How the place depends on the parity.
+    pub slot: Slot,
+}
+
+impl Place {
+    /// The byte range in its arena at parity 0 or 1.
+    pub fn range(&self, parity: u64) -> Range<u64> {
+        let start = match self.slot {
+            Slot::Fixed => self.offset,
+            Slot::Same { stride } => self.offset.saturating_add(parity.saturating_mul(stride)),
+            Slot::Other { stride } => self
+                .offset
+                .saturating_add((1 - parity).saturating_mul(stride)),
+        };
+        start..start.saturating_add(self.bytes)
+    }
+}
+
+/// The places of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPlaces {
+    /// A place for every value in use, views included.
+    pub places: BTreeMap<ValueId, Place>,
+    /// For each pass and written binding that takes over a read binding's bytes: that binding.
+    pub in_place: BTreeMap<(PassId, u32), u32>,
+    /// Transient bytes if nothing were shared.
+    pub naive: u64,
+    /// Transient bytes of this placement.
+    pub planned: u64,
+    /// Largest sum of bytes that are live in one wave.
+    pub bound: u64,
+}
+
+/// The places of all entries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    arenas: IdVec<ArenaId, Arena>,
+    weights: Vec<Weight>,
+    entries: Vec<EntryPlaces>,
+}
+
+impl Placement {
+    /// Memory ranges that the runtime makes.
+    pub fn arenas(&self) -> &IdVec<ArenaId, Arena> {
+        &self.arenas
+    }
+    /// What fills the weight arenas.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+    /// One item per entry, in the order given to [`pack`].
+    pub fn entries(&self) -> &[EntryPlaces] {
+        &self.entries
+    }
+}
+
+/// Gives every value of every entry its place.
+pub fn pack(entries: &[(&Graph, &Schedule)], limits: &Limits) -> Result<Placement, Diagnostics> {
+    let mut packer = Packer::new(limits);
+    let mut lives = Vec::new();
+    for (graph, schedule) in entries {
+        match live(graph, schedule) {
+            Ok(live) => lives.push(live),
+            Err(found) => packer.found.extend(found),
+        }
+        packer.check_sizes(graph);
+    }
+    packer.stop()?;
+    let graphs: Vec<(&Graph, &Live)> = entries
+        .iter()
+        .map(|(graph, _)| *graph)
+        .zip(&lives)
+        .collect();
+    let mut places = vec![BTreeMap::new(); graphs.len()];
+    packer.named(&graphs, Role::Weight, &mut places);
+    packer.named(&graphs, Role::State, &mut places);
+    packer.scratch(&graphs, &mut places);
+    packer.named(&graphs, Role::Carry, &mut places);
+    packer.slots(&graphs, Role::Input, &mut places);
+    packer.slots(&graphs, Role::Output, &mut places);
+    packer.stop()?;
+    let sums = packer.transients(&graphs, &mut places);
+    packer.stop()?;
+    let entries = places.into_iter().zip(sums).zip(&graphs);
+    let entries = entries.map(|((mut places, (naive, planned, bound)), (graph, live))| {
+        views(graph, live, &mut places);
+        EntryPlaces {
+            places,
+            in_place: live.in_place.clone(),
+            naive,
+            planned,
+            bound,
+        }
+    });
+    let entries = entries.collect();
+    Ok(Placement {
+        arenas: packer.arenas,
+        weights: packer.weights,
+        entries,
+    })
+}
+
+type Places = BTreeMap<ValueId, Place>;
+
+/// A view lies inside the value it looks into.
+fn views(graph: &Graph, live: &Live, places: &mut Places) {
+    for value in live.roles.keys() {
+        let info = &graph.values[*value];
+        if let Some((root, first)) = info.view
+            && let Some(place) = places.get(&root).copied()
+        {
+            let bytes = info.bytes().unwrap_or(u64::MAX);
+            let offset = place.offset.saturating_add(first);
+            places.insert(
+                *value,
+                Place {
+                    role: Role::View,
+                    offset,
+                    bytes,
+                    ..place
+                },
+            );
+        }
+    }
+}
+
+struct Packer<'a> {
+    limits: &'a Limits,
+    alignment: u64,
+    arenas: IdVec<ArenaId, Arena>,
+    weights: Vec<Weight>,
+    found: Diagnostics,
+}
+
+/// Arenas of one kind that are filled from their start; the last one takes what fits.
+struct Filling {
+    kind: ArenaKind,
+    /// Copies of the whole arena that follow each other: 2 where there are slots.
+    slots: u64,
+    used: Vec<u64>,
+}
+
+impl<'a> Packer<'a> {
+    fn new(limits: &'a Limits) -> Self {
+        let alignment = limits.min_storage_alignment.max(ALIGNMENT);
+        Self {
+            limits,
+            alignment,
+            arenas: IdVec::new(),
+            weights: Vec::new(),
+            found: Diagnostics::default(),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), Diagnostics> {
+        if self.found.has_errors() {
+            Err(std::mem::take(&mut self.found))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// `bytes` up to the next place another value may start at. Sizes were checked to be far below 2^64.
+    fn aligned(&self, bytes: u64) -> u64 {
+        bytes
+            .div_ceil(self.alignment)
+            .saturating_mul(self.alignment)
+    }
+
+    /// The room for one slot of an arena.
+    fn capacity(&self, slots: u64) -> u64 {
+        self.limits.max_allocation / slots / self.alignment * self.alignment
+    }
+
+    /// What a pass binds must fit one binding, and what lies somewhere must fit one allocation.
+    fn check_sizes(&mut self, graph: &Graph) {
+        for pass in &graph.passes {
+            for port in &pass.ports {
+                let info = &graph.values[port.value];
+                let limit = self.limits.max_storage_buffer_range;
+                if info.bytes().is_none_or(|bytes| bytes > limit) {
+                    let message = format!(
+                        "`{}` reads or writes `{}`, {}: more than the {limit} bytes that the device binds at once",
+                        pass.path,
+                        info.name,
+                        size(info)
+                    );
+                    self.found.push(too_large("G0501", info, message));
+                }
+            }
+        }
+        for info in graph.values.iter().filter(|info| info.view.is_none()) {
+            let slots = if matches!(
+                info.class,
+                Class::Input | Class::Output | Class::Carry { .. }
+            ) {
+                2
+            } else {
+                1
+            };
+            let limit = self.capacity(slots);
+            if info.bytes().is_none_or(|bytes| bytes > limit) {
+                let message = format!(
+                    "`{}`, {}, is more than the {limit} bytes that one allocation of the device has for it",
+                    info.name,
+                    size(info)
+                );
+                self.found.push(too_large("G0502", info, message));
+            }
+        }
+    }
+
+    /// The next free place; a new arena if the last one of this kind is full.
+    fn take(&mut self, filling: &mut Filling, bytes: u64) -> (usize, u64) {
+        let need = self.aligned(bytes);
+        let capacity = self.capacity(filling.slots);
+        match filling.used.last_mut() {
+            Some(used) if used.saturating_add(need) <= capacity => {
+                let offset = *used;
+                *used += need;
+                (filling.used.len() - 1, offset)
+            }
+            _ => {
+                filling.used.push(need);
+                (filling.used.len() - 1, 0)
+            }
+        }
+    }
+
+    /// Makes the arenas of a kind; returns their ids and strides.
+    fn make(&mut self, filling: &Filling) -> Vec<(ArenaId, u64)> {
+        let arenas = filling.used.iter().map(|used| {
+            let arena = Arena {
+                kind: filling.kind,
+                bytes: used * filling.slots,
+            };
+            (self.arenas.push(arena), *used)
+        });
+        arenas.collect()
+    }
+
+    /// Weights, state and carries: one place for each name, whatever entry uses it.
+    fn named(&mut self, graphs: &[(&Graph, &Live)], role: Role, places: &mut [Places]) {
+        let (kind, slots) = match role {
+            Role::Weight => (ArenaKind::Weight, 1),
+            Role::Carry => (ArenaKind::Carry, 2),
+            _ => (ArenaKind::State, 1),
+        };
+        let mut filling = Filling {
+            kind,
+            slots,
+            used: Vec::new(),
+        };
+        let mut at: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        let mut first: BTreeMap<&str, &ValueInfo> = BTreeMap::new();
+        let mut order = Vec::new();
+        for (graph, live) in graphs {
+            for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
+                let info = &graph.values[*value];
+                match first.get(info.name.as_str()) {
+                    None => {
+                        let place = self.take(&mut filling, info.bytes().unwrap_or(u64::MAX));
+                        at.insert(&info.name, place);
+                        first.insert(&info.name, info);
+                        order.push(info);
+                    }
+                    Some(other) if !same(other, info) => {
+                        self.found.push(two_definitions(role, other, info))
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let arenas = self.make(&filling);
+        for info in order.iter().filter(|_| role == Role::Weight) {
+            let (index, offset) = at[info.name.as_str()];
+            let Some(recipe) = info.recipe.clone() else {
+                let message = format!(
+                    "weight `{}` has no recipe: nothing says how it is made",
+                    info.name
+                );
+                self.found.push(
+                    Diagnostic::error(Code("G0504"), message).at(info.origin.span, "this weight"),
+                );
+                continue;
+            };
+            let (name, dtype, shape) = (info.name.clone(), info.dtype, info.shape.clone());
+            self.weights.push(Weight {
+                name,
+                dtype,
+                shape,
+                recipe,
+                arena: arenas[index].0,
+                offset,
+            });
+        }
+        for ((graph, live), places) in graphs.iter().zip(places) {
+            for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
+                let info = &graph.values[*value];
+                let (index, offset) = at[info.name.as_str()];
+                let (arena, stride) = arenas[index];
+                let bytes = info.bytes().unwrap_or(u64::MAX);
+                let slot = if role == Role::Carry {
+                    Slot::Same { stride }
+                } else {
+                    Slot::Fixed
+                };
+                places.insert(
+                    *value,
+                    Place {
+                        role,
+                        arena,
+                        offset,
+                        bytes,
+                        slot,
+                    },
+                );
+                if let Class::Carry { next } = info.class {
+                    if graph.values[next].bytes() != info.bytes() {
+                        self.found
+                            .push(two_definitions(role, info, &graph.values[next]));
+                    }
+                    let slot = Slot::Other { stride };
+                    places.insert(
+                        next,
+                        Place {
+                            role: Role::CarryNext,
+                            arena,
+                            offset,
+                            bytes,
+                            slot,
+                        },
+                    );
+                }
+            }
+        }
+        self.check_carries(graphs, role, &first);
+    }
+
+    /// The parity turns with every submit, so an entry that left a carry alone would hand on the older slot.
+    fn check_carries(
+        &mut self,
+        graphs: &[(&Graph, &Live)],
+        role: Role,
+        all: &BTreeMap<&str, &ValueInfo>,
+    ) {
+        for (graph, live) in graphs.iter().filter(|_| role == Role::Carry) {
+            let carries = live.roles.iter().filter(|(_, found)| **found == role);
+            let names: Vec<&str> = carries
+                .map(|(value, _)| graph.values[*value].name.as_str())
+                .collect();
+            for (name, info) in all.iter().filter(|(name, _)| !names.contains(*name)) {
+                let message = format!(
+                    "entry `{}` does not hand on the carry `{name}` that another entry has",
+                    graph.entry
+                );
+                let diagnostic =
+                    Diagnostic::error(Code("G0505"), message).at(info.origin.span, "this carry");
+                self.found
+                    .push(diagnostic.help("use the carry in every entry of the graph"));
+            }
+        }
+    }
+
+    /// Scratch lies after nothing and before nothing that survives: its own arena, filled from the start by every
+    /// entry, since it is zero between submits.
+    fn scratch(&mut self, graphs: &[(&Graph, &Live)], places: &mut [Places]) {
+        self.per_entry(graphs, Role::Scratch, ArenaKind::State, 1, places);
+    }
+
+    /// Inputs and outputs: every entry fills the same two slots.
+    fn slots(&mut self, graphs: &[(&Graph, &Live)], role: Role, places: &mut [Places]) {
+        let kind = if role == Role::Input {
+            ArenaKind::Input
+        } else {
+            ArenaKind::Output
+        };
+        self.per_entry(graphs, role, kind, 2, places);
+    }
+
+    fn per_entry(
+        &mut self,
+        graphs: &[(&Graph, &Live)],
+        role: Role,
+        kind: ArenaKind,
+        slots: u64,
+        places: &mut [Places],
+    ) {
+        let mut largest = Filling {
+            kind,
+            slots,
+            used: Vec::new(),
+        };
+        let mut found = Vec::new();
+        for (entry, (graph, live)) in graphs.iter().enumerate() {
+            let mut filling = Filling {
+                kind,
+                slots,
+                used: Vec::new(),
+            };
+            for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
+                let bytes = graph.values[*value].bytes().unwrap_or(u64::MAX);
+                found.push((entry, *value, self.take(&mut filling, bytes), bytes));
+            }
+            widen(&mut largest.used, &filling.used);
+        }
+        let arenas = self.make(&largest);
+        for (entry, value, (index, offset), bytes) in found {
+            let (arena, stride) = arenas[index];
+            let slot = if slots == 2 {
+                Slot::Same { stride }
+            } else {
+                Slot::Fixed
+            };
+            places[entry].insert(
+                value,
+                Place {
+                    role,
+                    arena,
+                    offset,
+                    bytes,
+                    slot,
+                },
+            );
+        }
+    }
+
+    /// Transient values: packed for each entry alone, into arenas sized for the largest.
+    fn transients(
+        &mut self,
+        graphs: &[(&Graph, &Live)],
+        places: &mut [Places],
+    ) -> Vec<(u64, u64, u64)> {
+        let capacity = self.capacity(1);
+        let mut filling = Filling {
+            kind: ArenaKind::Transient,
+            slots: 1,
+            used: Vec::new(),
+        };
+        let mut packed = Vec::new();
+        let mut sums = Vec::new();
+        for (_, live) in graphs {
+            let items: Vec<Item> = live.groups.iter().map(|group| self.item(group)).collect();
+            let best = best(&items, capacity);
+            let planned = best.used.iter().sum();
+            let naive = live
+                .groups
+                .iter()
+                .zip(&items)
+                .map(|(group, item)| item.bytes * group.values.len() as u64)
+                .sum();
+            sums.push((naive, planned, bound(&items)));
+            widen(&mut filling.used, &best.used);
+            packed.push(best);
+        }
+        let arenas = self.make(&filling);
+        for (((_, live), packed), places) in graphs.iter().zip(packed).zip(places) {
+            for (group, (index, offset)) in live.groups.iter().zip(packed.at) {
+                let place = Place {
+                    role: Role::Transient,
+                    arena: arenas[index].0,
+                    offset,
+                    bytes: group.bytes,
+                    slot: Slot::Fixed,
+                };
+                places.extend(group.values.iter().map(|value| (*value, place)));
+            }
+        }
+        sums
+    }
+
+    fn item(&self, group: &Group) -> Item {
+        Item {
+            bytes: self.aligned(group.bytes),
+            waves: group.waves.clone(),
+        }
+    }
+}
+
+/// Element-wise maximum; arenas are sized for the entry that needs most.
+fn widen(largest: &mut Vec<u64>, used: &[u64]) {
+    largest.resize(largest.len().max(used.len()), 0);
+    for (largest, used) in largest.iter_mut().zip(used) {
+        *largest = (*largest).max(*used);
+    }
+}
+
+/// A rectangle: aligned bytes by waves.
+#[derive(Clone, Debug)]
+struct Item {
+    bytes: u64,
+    waves: Range<usize>,
+}
+
+/// Rectangles with their places.
+struct Packed {
+    /// Arena index and offset of each item.
+    at: Vec<(usize, u64)>,
+    /// Bytes used of each arena.
+    used: Vec<u64>,
+}
+
+/// Which gap to take where several are wide enough.
+#[derive(Clone, Copy)]
+enum Gap {
+    Smallest,
+    Lowest,
+}
+
+/// Largest sum of bytes over the waves.
+fn bound(items: &[Item]) -> u64 {
+    let mut change: BTreeMap<usize, i128> = BTreeMap::new();
+    for item in items {
+        *change.entry(item.waves.start).or_default() += i128::from(item.bytes);
+        *change.entry(item.waves.end).or_default() -= i128::from(item.bytes);
+    }
+    let (mut live, mut peak) = (0, 0);
+    for bytes in change.values() {
+        live += bytes;
+        peak = peak.max(live);
+    }
+    u64::try_from(peak).unwrap_or(u64::MAX)
+}
+
+/// The smallest of the greedy packings; the first one that meets the bound ends the search.
+fn best(items: &[Item], capacity: u64) -> Packed {
+    let bound = bound(items);
+    let mut by_size: Vec<usize> = (0..items.len()).collect();
+    by_size.sort_by_key(|i| {
+        (
+            Reverse(items[*i].bytes),
+            Reverse(items[*i].waves.len()),
+            items[*i].waves.start,
+            *i,
+        )
+    });
+    let mut by_life = by_size.clone();
+    by_life.sort_by_key(|i| Reverse(items[*i].waves.len()));
+    let mut by_start = by_size.clone();
+    by_start.sort_by_key(|i| items[*i].waves.start);
+    let mut best: Option<Packed> = None;
+    for (order, gap) in [&by_size, &by_life, &by_start]
+        .into_iter()
+        .flat_map(|o| [(o, Gap::Smallest), (o, Gap::Lowest)])
+    {
+        let total = |packed: &Packed| packed.used.iter().sum::<u64>();
+        if best.as_ref().is_some_and(|best| total(best) <= bound) {
+            break;
+        }
+        let packed = greedy(items, order, gap, capacity);
+        if best
+            .as_ref()
+            .is_none_or(|best| total(&packed) < total(best))
+        {
+            best = Some(packed);
+        }
+    }
+    best.unwrap_or(Packed {
+        at: Vec::new(),
+        used: Vec::new(),
+    })
+}
+
+/// Places items in the given order, each into a gap between those already placed that live in a common wave.
+fn greedy(items: &[Item], order: &[usize], gap: Gap, capacity: u64) -> Packed {
+    let mut at = vec![(0, 0); items.len()];
+    let mut arenas: Vec<Vec<usize>> = Vec::new();
+    let mut used: Vec<u64> = Vec::new();
+    for index in order {
+        let item = &items[*index];
+        let fits = |arena: usize| {
+            let meets = |other: &&usize| {
+                let other = &items[**other].waves;
+                other.start < item.waves.end && item.waves.start < other.end
+            };
+            let neighbours = arenas[arena]
+                .iter()
+                .filter(meets)
+                .map(|other| (at[*other].1, items[*other].bytes));
+            find_gap(neighbours.collect(), item.bytes, gap, capacity).map(|offset| (arena, offset))
+        };
+        let (arena, offset) = (0..arenas.len())
+            .find_map(fits)
+            .unwrap_or((arenas.len(), 0));
+        if arena == arenas.len() {
+            arenas.push(Vec::new());
+            used.push(0);
+        }
+        at[*index] = (arena, offset);
+        arenas[arena].push(*index);
+        used[arena] = used[arena].max(offset + item.bytes);
+    }
+    Packed { at, used }
+}
+
+fn find_gap(mut taken: Vec<(u64, u64)>, bytes: u64, gap: Gap, capacity: u64) -> Option<u64> {
+    taken.sort_unstable();
+    let mut end = 0;
+    let mut smallest: Option<(u64, u64)> = None;
+    for (offset, size) in taken {
+        if offset >= end + bytes {
+            match gap {
+                Gap::Lowest => return Some(end),
+                Gap::Smallest if smallest.is_none_or(|(width, _)| offset - end < width) => {
+                    smallest = Some((offset - end, end));
+                }
+                Gap::Smallest => {}
+            }
+        }
+        end = end.max(offset + size);
+    }
+    let after = (end + bytes <= capacity).then_some(end);
+    smallest.map(|(_, offset)| offset).or(after)
+}
+
+fn same(a: &ValueInfo, b: &ValueInfo) -> bool {
+    a.dtype == b.dtype && a.shape == b.shape && a.recipe == b.recipe
+}
+
+fn size(info: &ValueInfo) -> String {
+    let bytes = info.bytes().map_or("more than 2^64 bytes".into(), |bytes| {
+        format!("{bytes} bytes")
+    });
+    format!("{} {:?} = {bytes}", info.dtype, info.shape)
+}
+
+fn too_large(code: &'static str, info: &ValueInfo, message: String) -> Diagnostic {
+    Diagnostic::error(Code(code), message)
+        .at(info.origin.span, "this tensor")
+        .help("compile a smaller entry (fewer rows), or for a profile with a larger limit")
+}
+
+fn two_definitions(role: Role, first: &ValueInfo, second: &ValueInfo) -> Diagnostic {
+    let what = match role {
+        Role::Weight => "weight",
+        Role::Carry => "carry",
+        _ => "state",
+    };
+    let message = format!(
+        "{what} `{}` is {} {:?}, but {} {:?} or made another way elsewhere; one name has one place",
+        first.name, first.dtype, first.shape, second.dtype, second.shape
+    );
+    Diagnostic::error(Code("G0504"), message)
+        .at(second.origin.span, "the second definition")
+        .at(first.origin.span, "the first definition")
+        .help("give the two different names, or the same type, sizes and recipe")
+}

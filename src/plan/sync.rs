@@ -1,0 +1,299 @@
+//! Stage 8: barriers.
+//!
+//! In: entries with schedules and places. Out: a [`Sync`]. Always: between two accesses to overlapping bytes of an
+//! arena, at least one of them a write, there is a barrier, also when they belong to different submits of any two
+//! entries; there is at most one barrier before each wave; no barrier stands where nothing needs one.
+//!
+//! Hazards are byte ranges in arenas, never names: two tensors that share bytes conflict, two halves of one do not.
+//! A barrier separates all compute work before it from all after it. A [`Barrier::Memory`] makes earlier writes
+//! visible; a [`Barrier::Execution`] only ends earlier reads, which is all that a write after a read needs.
+//!
+//! A recording is replayed, so its end meets a beginning: what is still pending when an entry ends is carried into
+//! every entry that may come next, with the parity turned, until nothing changes (a forward data-flow analysis with
+//! union as its meet; Kildall 1973). Barriers reach earlier submits of the same queue, because their first scope is
+//! submission order.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::graph::Graph;
+use crate::ids::{ArenaId, IdVec, PassId, ValueId, WaveId};
+use crate::kernel::Access;
+
+use super::Barrier;
+use super::pack::{EntryPlaces, Placement};
+use super::schedule::Schedule;
+
+/// What a barrier is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HazardKind {
+    /// A read of what an earlier pass wrote.
+    ReadAfterWrite,
+    /// A write over what an earlier pass reads.
+    WriteAfterRead,
+    /// A write over what an earlier pass wrote.
+    WriteAfterWrite,
+}
+
+/// One access of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// The entry, by its position.
+    pub entry: usize,
+    /// The pass.
+    pub pass: PassId,
+    /// The value.
+    pub value: ValueId,
+}
+
+/// The first conflict that made a barrier necessary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hazard {
+    /// What kind.
+    pub kind: HazardKind,
+    /// The access before the barrier (of an earlier submit if the barrier stands before wave 0).
+    pub earlier: Touch,
+    /// The access after it.
+    pub later: Touch,
+    /// The arena.
+    pub arena: ArenaId,
+    /// The bytes of the later access.
+    pub bytes: Range<u64>,
+}
+
+/// The barriers of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntrySync {
+    /// What stands before each wave, with its reason.
+    pub before: IdVec<WaveId, Option<(Barrier, Hazard)>>,
+    /// Whether the host reads something at the end.
+    pub host: bool,
+}
+
+/// The barriers of all entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    entries: Vec<EntrySync>,
+}
+
+impl Sync {
+    /// One item per entry, in the order given to [`sync`].
+    pub fn entries(&self) -> &[EntrySync] {
+        &self.entries
+    }
+}
+
+/// Finds the barriers of all entries.
+pub fn sync(entries: &[(&Graph, &Schedule)], placement: &Placement) -> Sync {
+    let walks: Vec<Walk> = entries
+        .iter()
+        .zip(placement.entries())
+        .enumerate()
+        .map(|(entry, ((graph, schedule), places))| Walk {
+            entry,
+            graph,
+            schedule,
+            places,
+        })
+        .collect();
+    let mut found: Vec<EntrySync> = entries
+        .iter()
+        .map(|(graph, schedule)| EntrySync {
+            before: schedule.waves().iter().map(|_| None).collect(),
+            host: !graph.outputs.is_empty(),
+        })
+        .collect();
+    // Barriers inside an entry first, so that the loop below only adds what replay needs.
+    for (walk, found) in walks.iter().zip(&mut found) {
+        for parity in 0..2 {
+            walk.run(parity, Pending::default(), found);
+        }
+    }
+    close_loop(&walks, &mut found);
+    Sync { entries: found }
+}
+
+/// Carries what is pending at each entry's end into every entry's beginning. A stronger barrier may leave less
+/// pending, so the analysis starts over with it; barriers only grow stronger, so this ends.
+fn close_loop(walks: &[Walk], found: &mut [EntrySync]) {
+    let mut pending = [Pending::default(), Pending::default()];
+    loop {
+        let (mut stronger, mut grown) = (false, false);
+        for (walk, found) in walks.iter().zip(found.iter_mut()) {
+            for parity in 0..2 {
+                let (end, changed) = walk.run(parity as u64, pending[parity].clone(), found);
+                stronger |= changed;
+                grown |= pending[1 - parity].merge(&end);
+            }
+        }
+        if stronger {
+            pending = [Pending::default(), Pending::default()];
+        } else if !grown {
+            return;
+        }
+    }
+}
+
+/// Disjoint byte ranges of arenas, each with the last access to it.
+#[derive(Clone, Debug, Default)]
+struct Touched(BTreeMap<(ArenaId, u64), (u64, Touch)>);
+
+impl Touched {
+    /// The access that overlaps `bytes`, if any. Ranges are disjoint, so their ends are in order too and only the
+    /// last one that starts before `bytes` ends can overlap.
+    fn overlap(&self, arena: ArenaId, bytes: &Range<u64>) -> Option<Touch> {
+        let before = self.0.range((arena, 0)..(arena, bytes.end)).next_back();
+        before
+            .filter(|(_, (end, _))| *end > bytes.start)
+            .map(|(_, (_, touch))| *touch)
+    }
+
+    /// Records an access; it replaces older ones where they overlap. Returns whether it covers new bytes.
+    fn add(&mut self, arena: ArenaId, bytes: &Range<u64>, touch: Touch) -> bool {
+        let mut covered = 0;
+        while let Some((&(_, start), &(end, older))) = self
+            .0
+            .range((arena, 0)..(arena, bytes.end))
+            .next_back()
+            .filter(|(_, (end, _))| *end > bytes.start)
+        {
+            covered += end.min(bytes.end) - start.max(bytes.start);
+            self.0.remove(&(arena, start));
+            if end > bytes.end {
+                self.0.insert((arena, bytes.end), (end, older));
+            }
+            if start < bytes.start {
+                self.0.insert((arena, start), (bytes.start, older));
+            }
+        }
+        self.0.insert((arena, bytes.start), (bytes.end, touch));
+        covered < bytes.end - bytes.start
+    }
+
+    fn merge(&mut self, other: &Self) -> bool {
+        let mut grown = false;
+        for ((arena, start), (end, touch)) in &other.0 {
+            grown |= self.add(*arena, &(*start..*end), *touch);
+        }
+        grown
+    }
+}
+
+/// What later accesses can still conflict with.
+#[derive(Clone, Debug, Default)]
+struct Pending {
+    /// Writes since the last memory barrier.
+    writes: Touched,
+    /// Reads since the last barrier of any kind.
+    reads: Touched,
+}
+
+impl Pending {
+    fn merge(&mut self, other: &Self) -> bool {
+        let writes = self.writes.merge(&other.writes);
+        self.reads.merge(&other.reads) | writes
+    }
+
+    fn apply(&mut self, barrier: Barrier) {
+        self.reads = Touched::default();
+        if barrier != Barrier::Execution {
+            self.writes = Touched::default();
+        }
+    }
+
+    /// The worst conflict of an access with what is pending.
+    fn conflict(
+        &self,
+        access: Access,
+        arena: ArenaId,
+        bytes: &Range<u64>,
+    ) -> Option<(HazardKind, Touch)> {
+        let written = self.writes.overlap(arena, bytes);
+        match written {
+            Some(touch) if access.reads() => Some((HazardKind::ReadAfterWrite, touch)),
+            Some(touch) => Some((HazardKind::WriteAfterWrite, touch)),
+            None if access.writes() => self
+                .reads
+                .overlap(arena, bytes)
+                .map(|touch| (HazardKind::WriteAfterRead, touch)),
+            None => None,
+        }
+    }
+}
+
+/// One entry as the walk sees it.
+struct Walk<'a> {
+    entry: usize,
+    graph: &'a Graph,
+    schedule: &'a Schedule,
+    places: &'a EntryPlaces,
+}
+
+impl Walk<'_> {
+    /// Walks the waves once, strengthens barriers where a hazard asks for it, and returns what is pending at the end
+    /// and whether a barrier changed.
+    fn run(&self, parity: u64, mut pending: Pending, found: &mut EntrySync) -> (Pending, bool) {
+        let mut changed = false;
+        for wave in self.schedule.waves().ids() {
+            let touches = self.touches(wave, parity);
+            let before = &mut found.before[wave];
+            for (touch, access, arena, bytes) in &touches {
+                let Some((kind, earlier)) = pending.conflict(*access, *arena, bytes) else {
+                    continue;
+                };
+                let needed = match kind {
+                    HazardKind::WriteAfterRead => Barrier::Execution,
+                    _ => Barrier::Memory,
+                };
+                let enough = |(barrier, _): &(Barrier, Hazard)| {
+                    *barrier == Barrier::Memory || *barrier == needed
+                };
+                if !before.as_ref().is_some_and(enough) {
+                    let hazard = Hazard {
+                        kind,
+                        earlier,
+                        later: *touch,
+                        arena: *arena,
+                        bytes: bytes.clone(),
+                    };
+                    *before = Some((needed, hazard));
+                    changed = true;
+                }
+            }
+            if let Some((barrier, _)) = before {
+                pending.apply(*barrier);
+            }
+            for (touch, access, arena, bytes) in touches {
+                if access.writes() {
+                    pending.writes.add(arena, &bytes, touch);
+                }
+                if access.reads() {
+                    pending.reads.add(arena, &bytes, touch);
+                }
+            }
+        }
+        (pending, changed)
+    }
+
+    fn touches(&self, wave: WaveId, parity: u64) -> Vec<(Touch, Access, ArenaId, Range<u64>)> {
+        let passes = self.schedule.waves()[wave].iter();
+        let ports = passes.flat_map(|pass| {
+            self.graph.passes[*pass]
+                .ports
+                .iter()
+                .map(move |port| (*pass, port))
+        });
+        ports
+            .filter_map(|(pass, port)| {
+                let place = self.places.places.get(&port.value)?;
+                let touch = Touch {
+                    entry: self.entry,
+                    pass,
+                    value: port.value,
+                };
+                Some((touch, port.access, place.arena, place.range(parity)))
+            })
+            .filter(|(_, _, _, bytes)| !bytes.is_empty())
+            .collect()
+    }
+}
