@@ -11,6 +11,7 @@ use crate::failure::Failure;
 
 /// Flags of every command.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Folder with `graphs/`, `shaders/` and `profiles/` [default: searched from here upwards]
     #[arg(

@@ -1,7 +1,6 @@
 //! `graphc explain CODE`.
 
 use graphc::codes;
-use graphc::diag::nearest;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -29,16 +28,8 @@ pub fn run(args: Args, _context: &Context) -> Result<(), Failure> {
             known.title,
             known.text.trim()
         )),
-        None => {
-            let upper = code.trim().to_uppercase();
-            let near = nearest(&upper, codes::all().map(|known| known.code.0));
-            let hint = near.map_or_else(
-                || "`graphc explain` lists all codes".into(),
-                |near| format!("did you mean {near}?"),
-            );
-            Err(Failure::bad_input(format!(
-                "there is no code `{code}`; {hint}"
-            )))
-        }
+        None => Err(Failure::bad_input(format!(
+            "there is no code `{code}`; `graphc explain` lists all codes"
+        ))),
     }
 }
