@@ -54,3 +54,4 @@ pub mod plan;
 pub mod sources;
 pub mod span;
 pub mod text;
+pub mod weights;
