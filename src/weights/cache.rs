@@ -72,7 +72,11 @@ pub(super) struct CacheFile {
 
 /// The folder for caches of this program: `$GRAPHC_CACHE`, else `$XDG_CACHE_HOME/graphc`, else `~/.cache/graphc`.
 pub fn cache_dir() -> Option<PathBuf> {
-    let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     folder("GRAPHC_CACHE")
         .or_else(|| folder("XDG_CACHE_HOME").map(|base| base.join("graphc")))
         .or_else(|| folder("HOME").map(|home| home.join(".cache/graphc")))
@@ -84,7 +88,10 @@ pub(super) fn source_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
         .files()
         .iter()
         .map(|file| SourceFile {
-            content: *blake3::Hasher::new().update_rayon(&file.map).finalize().as_bytes(),
+            content: *blake3::Hasher::new()
+                .update_rayon(&file.map)
+                .finalize()
+                .as_bytes(),
             ..quick_identity(file)
         })
         .collect()
@@ -93,7 +100,11 @@ pub(super) fn source_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
 fn quick_identity(file: &super::checkpoint::MappedFile) -> SourceFile {
     let header = file.map.get(..file.header_bytes).unwrap_or_default();
     SourceFile {
-        name: file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        name: file
+            .path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         bytes: file.stamp.0,
         changed: file.stamp.1,
         header: *blake3::hash(header).as_bytes(),
@@ -105,17 +116,28 @@ fn quick_identity(file: &super::checkpoint::MappedFile) -> SourceFile {
 fn same_source(recorded: &[SourceFile], checkpoint: &Checkpoint, full_hash_bytes: u64) -> bool {
     let files = checkpoint.files();
     let alike = files.len() == recorded.len()
-        && files.iter().map(quick_identity).zip(recorded).all(|(now, then)| {
-            (&now.name, now.bytes, now.header) == (&then.name, then.bytes, then.header)
-        });
-    let same_times = files.iter().zip(recorded).all(|(now, then)| now.stamp.1 == then.changed);
+        && files
+            .iter()
+            .map(quick_identity)
+            .zip(recorded)
+            .all(|(now, then)| {
+                (&now.name, now.bytes, now.header) == (&then.name, then.bytes, then.header)
+            });
+    let same_times = files
+        .iter()
+        .zip(recorded)
+        .all(|(now, then)| now.stamp.1 == then.changed);
     if !alike {
         false
     } else if same_times && checkpoint.file_bytes() > full_hash_bytes {
         true
     } else {
         files.iter().zip(recorded).all(|(now, then)| {
-            *blake3::Hasher::new().update_rayon(&now.map).finalize().as_bytes() == then.content
+            *blake3::Hasher::new()
+                .update_rayon(&now.map)
+                .finalize()
+                .as_bytes()
+                == then.content
         })
     }
 }
@@ -133,7 +155,9 @@ pub(super) fn open(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::Missing),
         Err(error) => return Err(Refusal::Because(error.to_string())),
     };
-    let metadata = file.metadata().map_err(|error| Refusal::Because(error.to_string()))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| Refusal::Because(error.to_string()))?;
     if !metadata.is_file() || metadata.len() < PAGE {
         return Err(Refusal::Because("it is cut off".into()));
     }
@@ -143,9 +167,15 @@ pub(super) fn open(
         return Err(Refusal::Because("it was made for another layout".into()));
     }
     if !same_source(&description.source, checkpoint, FULL_HASH_BYTES) {
-        return Err(Refusal::Because("the checkpoint has changed since it was made".into()));
+        return Err(Refusal::Because(
+            "the checkpoint has changed since it was made".into(),
+        ));
     }
-    Ok(CacheFile { map, payload, description })
+    Ok(CacheFile {
+        map,
+        payload,
+        description,
+    })
 }
 
 /// Why a cache file is not used.
@@ -165,10 +195,15 @@ fn check(file: &[u8]) -> Result<(Range<usize>, Description), String> {
         return Err("it is not a file of packed weights, or was never finished".into());
     }
     if page.version != VERSION {
-        return Err(format!("it has format version {}, this program writes {VERSION}", page.version));
+        return Err(format!(
+            "it has format version {}, this program writes {VERSION}",
+            page.version
+        ));
     }
     let end = PAGE.checked_add(page.payload_bytes).ok_or_else(cut_off)?;
-    let all = end.checked_add(page.description_bytes).ok_or_else(cut_off)?;
+    let all = end
+        .checked_add(page.description_bytes)
+        .ok_or_else(cut_off)?;
     if all != file.len() as u64 || page.description_bytes > MAX_DESCRIPTION_BYTES {
         return Err(format!("it has {} bytes and should have {all}", file.len()));
     }
@@ -177,9 +212,11 @@ fn check(file: &[u8]) -> Result<(Range<usize>, Description), String> {
     if *blake3::hash(description).as_bytes() != page.description_hash {
         return Err("its description does not match its hash".into());
     }
-    let description: Description =
-        postcard::from_bytes(description).map_err(|error| format!("its description is damaged: {error}"))?;
-    let hash = blake3::Hasher::new().update_rayon(&file[payload.clone()]).finalize();
+    let description: Description = postcard::from_bytes(description)
+        .map_err(|error| format!("its description is damaged: {error}"))?;
+    let hash = blake3::Hasher::new()
+        .update_rayon(&file[payload.clone()])
+        .finalize();
     if *hash.as_bytes() != description.payload {
         return Err("its weights do not match their hash".into());
     }

@@ -191,14 +191,24 @@ impl Checkpoint {
         /// Edit distance is quadratic; names longer than this are left out.
         const MAX_COMPARED: usize = 128;
         let by_prefix = |name: &&str| {
-            let (long, short) = if name.len() > wanted.len() { (*name, wanted) } else { (wanted, *name) };
-            long.strip_suffix(short).is_some_and(|prefix| prefix.ends_with('.'))
+            let (long, short) = if name.len() > wanted.len() {
+                (*name, wanted)
+            } else {
+                (wanted, *name)
+            };
+            long.strip_suffix(short)
+                .is_some_and(|prefix| prefix.ends_with('.'))
         };
-        let mut found: Vec<String> = self.names().filter(by_prefix).take(3).map(String::from).collect();
-        let limit = (wanted.len() / 3).max(1);
-        let near = self
+        let mut found: Vec<String> = self
             .names()
-            .filter(|name| name.len() <= MAX_COMPARED && name.len().abs_diff(wanted.len()) <= limit);
+            .filter(by_prefix)
+            .take(3)
+            .map(String::from)
+            .collect();
+        let limit = (wanted.len() / 3).max(1);
+        let near = self.names().filter(|name| {
+            name.len() <= MAX_COMPARED && name.len().abs_diff(wanted.len()) <= limit
+        });
         if wanted.len() <= MAX_COMPARED
             && found.len() < 3
             && let Some(name) = crate::diag::nearest(wanted, near)
@@ -234,7 +244,8 @@ impl Checkpoint {
             reason,
         };
         let text = read_bounded(index, MAX_INDEX_BYTES)?;
-        let raw: RawIndex = serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+        let raw: RawIndex =
+            serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
         let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (tensor, shard) in raw.weight_map.0 {
             shards.entry(shard).or_default().push(tensor);
@@ -242,7 +253,11 @@ impl Checkpoint {
         for (shard, names) in shards {
             let first = names.first().map_or("", String::as_str);
             let mut parts = Path::new(&shard).components();
-            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || shard.contains('\\') {
+            if !matches!(
+                (parts.next(), parts.next()),
+                (Some(Component::Normal(_)), None)
+            ) || shard.contains('\\')
+            {
                 return Err(fault(format!(
                     "tensor `{first}` is said to be in `{shard}`, which is not a file of this folder"
                 )));
@@ -255,8 +270,10 @@ impl Checkpoint {
                 )));
             }
             let (file, entries) = map_safetensors(&path)?;
-            let mut entries: BTreeMap<String, safetensors::Entry> =
-                entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+            let mut entries: BTreeMap<String, safetensors::Entry> = entries
+                .into_iter()
+                .map(|entry| (entry.name.clone(), entry))
+                .collect();
             for name in names {
                 let Some(entry) = entries.remove(&name) else {
                     return Err(fault(format!("tensor `{name}` is not in shard `{shard}`")));
@@ -279,9 +296,14 @@ fn nothing_there(folder: &Path) -> String {
     if !folder.is_dir() {
         return "there is no such folder".into();
     }
-    let other = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"]
-        .into_iter()
-        .find(|name| folder.join(name).exists());
+    let other = [
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "tf_model.h5",
+        "flax_model.msgpack",
+    ]
+    .into_iter()
+    .find(|name| folder.join(name).exists());
     match other {
         Some(name) => format!(
             "it has {name} but no {SINGLE}; save the model again with `save_pretrained(.., safe_serialization=True)`"
@@ -291,7 +313,10 @@ fn nothing_there(folder: &Path) -> String {
 }
 
 fn stamp(metadata: &std::fs::Metadata) -> (u64, u128) {
-    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let changed = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     (metadata.len(), changed.map_or(0, |time| time.as_nanos()))
 }
 
@@ -354,7 +379,9 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, WeightError> {
         .read_to_end(&mut bytes)
         .map_err(|error| fault(error.to_string()))?;
     if bytes.len() as u64 > limit {
-        return Err(fault(format!("it has more than {limit} bytes, which is more than such a file needs")));
+        return Err(fault(format!(
+            "it has more than {limit} bytes, which is more than such a file needs"
+        )));
     }
     Ok(bytes)
 }

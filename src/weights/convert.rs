@@ -35,7 +35,10 @@ impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.not_finite, self.overflowed) {
             (n, 0) => write!(f, "{n} values are NaN or infinite in the checkpoint"),
-            (0, n) => write!(f, "{n} values are too large for f16 (65504) and become infinite"),
+            (0, n) => write!(
+                f,
+                "{n} values are too large for f16 (65504) and become infinite"
+            ),
             (n, m) => write!(
                 f,
                 "{n} values are NaN or infinite in the checkpoint and {m} are too large for f16 (65504)"
@@ -123,24 +126,42 @@ mod tests {
     fn nearest_f16(value: f32) -> u16 {
         let sign = u16::from(value.is_sign_negative()) << 15;
         // 65520 is half-way between the largest f16 and the next power-of-two step, which is infinity's place.
-        let magnitude = |bits: u16| if bits == 0x7c00 { 65536.0 } else { f64::from(f16::from_bits(bits).to_f32()) };
+        let magnitude = |bits: u16| {
+            if bits == 0x7c00 {
+                65536.0
+            } else {
+                f64::from(f16::from_bits(bits).to_f32())
+            }
+        };
         let wanted = f64::from(value.abs());
         let (mut low, mut high) = (0u16, 0x7c00u16);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if magnitude(middle) <= wanted { low = middle } else { high = middle }
+            if magnitude(middle) <= wanted {
+                low = middle
+            } else {
+                high = middle
+            }
         }
         let (below, above) = (wanted - magnitude(low), magnitude(high) - wanted);
-        let bits = if below < above || (below == above && low % 2 == 0) { low } else { high };
+        let bits = if below < above || (below == above && low % 2 == 0) {
+            low
+        } else {
+            high
+        };
         sign | bits
     }
 
     #[test]
     fn f16_rounds_to_nearest_even() {
-        let mut values = vec![0.0, -0.0, 1.0, 65504.0, 65519.996, 65520.0, 65536.0, 1e-8, 2.98e-8, 2.99e-8, 6.1e-5];
+        let mut values = vec![
+            0.0, -0.0, 1.0, 65504.0, 65519.996, 65520.0, 65536.0, 1e-8, 2.98e-8, 2.99e-8, 6.1e-5,
+        ];
         // Half-way points on both sides of an even and an odd neighbour, and a spread over all exponents.
         values.extend([1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 2049.0, 2051.0]);
-        values.extend((0u32..2000).map(|step| f32::from_bits(step.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff)));
+        values.extend(
+            (0u32..2000).map(|step| f32::from_bits(step.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff)),
+        );
         values.retain(|value| value.is_finite());
         values.extend(values.clone().iter().map(|value| -value));
         let mut out = vec![0; values.len() * 2];
@@ -150,16 +171,40 @@ mod tests {
             assert_eq!(got, nearest_f16(*value), "{value:?}");
         }
         let expected = values.iter().filter(|value| value.abs() >= 65520.0).count() as u64;
-        assert_eq!(losses, Losses { not_finite: 0, overflowed: expected });
+        assert_eq!(
+            losses,
+            Losses {
+                not_finite: 0,
+                overflowed: expected
+            }
+        );
     }
 
     #[test]
     fn losses_tell_nan_from_overflow() {
         let values = [1.0, f32::NAN, f32::INFINITY, 1e30, -70000.0];
         let mut out = [0; 20];
-        assert_eq!(narrow(&values, DType::F32, &mut out), Losses { not_finite: 2, overflowed: 0 });
-        assert_eq!(narrow(&values, DType::F16, &mut out[..10]), Losses { not_finite: 2, overflowed: 2 });
-        assert_eq!(narrow(&values, DType::Bf16, &mut out[..10]), Losses { not_finite: 2, overflowed: 0 });
+        assert_eq!(
+            narrow(&values, DType::F32, &mut out),
+            Losses {
+                not_finite: 2,
+                overflowed: 0
+            }
+        );
+        assert_eq!(
+            narrow(&values, DType::F16, &mut out[..10]),
+            Losses {
+                not_finite: 2,
+                overflowed: 2
+            }
+        );
+        assert_eq!(
+            narrow(&values, DType::Bf16, &mut out[..10]),
+            Losses {
+                not_finite: 2,
+                overflowed: 0
+            }
+        );
     }
 
     #[test]

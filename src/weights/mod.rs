@@ -204,11 +204,11 @@ impl WeightError {
                 diagnostic.help(format!("it has {}", names.join(", ")))
             }
             WeightError::Header { .. } | WeightError::Layout { .. } | WeightError::Index { .. } => {
-                diagnostic.help("fetch the checkpoint again; a download that broke off looks like this")
+                diagnostic
+                    .help("fetch the checkpoint again; a download that broke off looks like this")
             }
-            WeightError::Values { .. } => {
-                diagnostic.help("pack with --dtype f32, or without --strict to go on with a warning")
-            }
+            WeightError::Values { .. } => diagnostic
+                .help("pack with --dtype f32, or without --strict to go on with a warning"),
             WeightError::Plan { .. } => diagnostic.help("compile the graph again"),
             _ => diagnostic,
         }

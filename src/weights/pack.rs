@@ -108,12 +108,17 @@ impl PackedWeights {
         let mut failure = None;
         for path in &places {
             match packer.pack_to(path, progress) {
-                Ok((file, made)) => return Self::from_file(plan, &layout, file, options, notes, !made),
+                Ok((file, made)) => {
+                    return Self::from_file(plan, &layout, file, options, notes, !made);
+                }
                 Err(PackFailure::Weight(error)) => return Err(error),
                 Err(PackFailure::Io(error)) => {
                     let reason = write_reason(&error);
                     notes.push(format!("{}: not kept: {reason}", path.display()));
-                    failure = Some(WeightError::Cache { path: path.clone(), reason });
+                    failure = Some(WeightError::Cache {
+                        path: path.clone(),
+                        reason,
+                    });
                 }
             }
         }
@@ -121,13 +126,16 @@ impl PackedWeights {
             return Err(failure);
         }
         let mut memory = io::Cursor::new(Vec::new());
-        let (_, losses) = packer.payload(&mut memory, progress).map_err(|failure| match failure {
-            PackFailure::Weight(error) => error,
-            PackFailure::Io(error) => WeightError::Cache {
-                path: PathBuf::from("memory"),
-                reason: error.to_string(),
-            },
-        })?;
+        let (_, losses) =
+            packer
+                .payload(&mut memory, progress)
+                .map_err(|failure| match failure {
+                    PackFailure::Weight(error) => error,
+                    PackFailure::Io(error) => WeightError::Cache {
+                        path: PathBuf::from("memory"),
+                        reason: error.to_string(),
+                    },
+                })?;
         checkpoint.unchanged()?;
         Ok(PackedWeights {
             ranges: layout.ranges.clone(),
@@ -144,7 +152,10 @@ impl PackedWeights {
             Storage::Mapped(map, payload) => map.get(payload.clone()).unwrap_or_default(),
             Storage::Memory(bytes) => bytes,
         };
-        self.ranges.get(index).and_then(|range| all.get(range.clone())).unwrap_or_default()
+        self.ranges
+            .get(index)
+            .and_then(|range| all.get(range.clone()))
+            .unwrap_or_default()
     }
 
     /// The number of weights.
@@ -183,10 +194,17 @@ impl PackedWeights {
 }
 
 fn named(weights: &[plan::Weight], losses: &[(u32, Losses)]) -> Vec<LossyWeight> {
-    let name = |index: u32| weights.get(index as usize).map_or(String::new(), |weight| weight.name.clone());
+    let name = |index: u32| {
+        weights
+            .get(index as usize)
+            .map_or(String::new(), |weight| weight.name.clone())
+    };
     losses
         .iter()
-        .map(|(index, losses)| LossyWeight { weight: name(*index), losses: *losses })
+        .map(|(index, losses)| LossyWeight {
+            weight: name(*index),
+            losses: *losses,
+        })
         .collect()
 }
 
@@ -202,7 +220,10 @@ fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<P
         CachePlace::Memory => vec![],
         CachePlace::Folders(folders) => folders.iter().map(|base| shared(base)).collect(),
         CachePlace::Automatic => {
-            let beside = checkpoint.folder().join(".graphc").join(format!("weights-{layout}.pack"));
+            let beside = checkpoint
+                .folder()
+                .join(".graphc")
+                .join(format!("weights-{layout}.pack"));
             let cache = cache::cache_dir().map(|base| shared(&base.join("weights")));
             [Some(beside), cache].into_iter().flatten().collect()
         }
@@ -211,7 +232,10 @@ fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<P
 
 /// The first 64 bits of a hash, which tell file names apart; the whole hash is inside the file.
 fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn write_reason(error: &io::Error) -> String {
@@ -243,10 +267,15 @@ impl Layout {
             };
             let too_large = || fault(format!("{} is too large", shape_text(&weight.shape)));
             if !convert::can_narrow(weight.dtype) {
-                return Err(fault(format!("its type is {}; weights are f32, f16 or bf16", weight.dtype)));
+                return Err(fault(format!(
+                    "its type is {}; weights are f32, f16 or bf16",
+                    weight.dtype
+                )));
             }
             if !shallow(&weight.recipe, 0) {
-                return Err(fault(format!("its recipe is nested deeper than {MAX_DEPTH}")));
+                return Err(fault(format!(
+                    "its recipe is nested deeper than {MAX_DEPTH}"
+                )));
             }
             let bytes = weight
                 .shape
@@ -254,13 +283,22 @@ impl Layout {
                 .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
                 .ok_or_else(too_large)?;
             let start = end.checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
-            end = start.checked_add(bytes).filter(|end| *end <= i64::MAX as u64).ok_or_else(too_large)?;
+            end = start
+                .checked_add(bytes)
+                .filter(|end| *end <= i64::MAX as u64)
+                .ok_or_else(too_large)?;
             ranges.push(start as usize..end as usize);
             let identity = postcard::to_stdvec(&(weight.dtype, &weight.shape, &weight.recipe))
                 .map_err(|error| fault(error.to_string()))?;
-            hasher.update(&(identity.len() as u64).to_le_bytes()).update(&identity);
+            hasher
+                .update(&(identity.len() as u64).to_le_bytes())
+                .update(&identity);
         }
-        Ok(Self { ranges, bytes: end, hash: *hasher.finalize().as_bytes() })
+        Ok(Self {
+            ranges,
+            bytes: end,
+            hash: *hasher.finalize().as_bytes(),
+        })
     }
 }
 
@@ -269,9 +307,10 @@ fn shallow(recipe: &Recipe, depth: u32) -> bool {
     depth <= MAX_DEPTH
         && match recipe {
             Recipe::Tensor(_) => true,
-            Recipe::AnyOf(parts) | Recipe::Concat(parts) | Recipe::Interleave(parts) | Recipe::Sum(parts) => {
-                parts.iter().all(|part| shallow(part, depth + 1))
-            }
+            Recipe::AnyOf(parts)
+            | Recipe::Concat(parts)
+            | Recipe::Interleave(parts)
+            | Recipe::Sum(parts) => parts.iter().all(|part| shallow(part, depth + 1)),
             Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {
                 shallow(of, depth + 1)
             }
@@ -314,9 +353,17 @@ impl<'a> Packer<'a> {
     ) -> Result<Self, WeightError> {
         let resolved = weights
             .iter()
-            .map(|weight| ResolvedRecipe::new(&weight.recipe, &weight.shape, &weight.name, checkpoint))
+            .map(|weight| {
+                ResolvedRecipe::new(&weight.recipe, &weight.shape, &weight.name, checkpoint)
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self { weights, resolved, checkpoint, layout, strict: options.strict })
+        Ok(Self {
+            weights,
+            resolved,
+            checkpoint,
+            layout,
+            strict: options.strict,
+        })
     }
 
     /// Makes the cache file `path`, or finds that another process has just made it. The flag says which: `true`
@@ -332,7 +379,10 @@ impl<'a> Packer<'a> {
         if let Ok(file) = self.open(path) {
             return Ok((file, false));
         }
-        let mut aside = tempfile::Builder::new().prefix(".weights-").suffix(".part").tempfile_in(folder)?;
+        let mut aside = tempfile::Builder::new()
+            .prefix(".weights-")
+            .suffix(".part")
+            .tempfile_in(folder)?;
         self.write(&mut io::BufWriter::new(aside.as_file_mut()), progress)?;
         aside.as_file().sync_all()?;
         aside.persist(path).map_err(|error| error.error)?;
@@ -357,7 +407,12 @@ impl<'a> Packer<'a> {
             let source = cache::source_of(self.checkpoint);
             let (payload, losses) = self.payload(out, progress)?;
             self.checkpoint.unchanged().map_err(PackFailure::Weight)?;
-            Ok(Description { layout: self.layout.hash, source, payload, losses })
+            Ok(Description {
+                layout: self.layout.hash,
+                source,
+                payload,
+                losses,
+            })
         })
     }
 
@@ -371,7 +426,9 @@ impl<'a> Packer<'a> {
         let mut losses = vec![Losses::default(); self.weights.len()];
         let mut done = 0u64;
         progress(0, self.layout.bytes);
-        let tasks: Vec<Task> = (0..self.weights.len()).flat_map(|weight| self.tasks(weight)).collect();
+        let tasks: Vec<Task> = (0..self.weights.len())
+            .flat_map(|weight| self.tasks(weight))
+            .collect();
         for batch in tasks.chunks(TASKS_AT_ONCE) {
             let blocks: Vec<_> = batch.par_iter().map(|task| self.block(task)).collect();
             for (task, (bytes, lost)) in batch.iter().zip(blocks) {
@@ -397,7 +454,10 @@ impl<'a> Packer<'a> {
         let rest = vec![0; self.layout.bytes.saturating_sub(done) as usize];
         hasher.update(&rest);
         out.write_all(&rest)?;
-        let numbered = (0u32..).zip(losses).filter(|(_, lost)| !lost.none()).collect();
+        let numbered = (0u32..)
+            .zip(losses)
+            .filter(|(_, lost)| !lost.none())
+            .collect();
         Ok((*hasher.finalize().as_bytes(), numbered))
     }
 
@@ -414,12 +474,19 @@ impl<'a> Packer<'a> {
             (0..all.div_ceil(size)).map(move |piece| piece * size..all.min((piece + 1) * size))
         };
         pieces(rows, high)
-            .flat_map(|rows| pieces(cols, wide).map(move |cols| Task { weight, rows: rows.clone(), cols }))
+            .flat_map(|rows| {
+                pieces(cols, wide).map(move |cols| Task {
+                    weight,
+                    rows: rows.clone(),
+                    cols,
+                })
+            })
             .collect()
     }
 
     fn block(&self, task: &Task) -> (Vec<u8>, Losses) {
-        let elements = ((task.rows.end - task.rows.start) * (task.cols.end - task.cols.start)) as usize;
+        let elements =
+            ((task.rows.end - task.rows.start) * (task.cols.end - task.cols.start)) as usize;
         let mut values = vec![0.0; elements];
         self.resolved[task.weight].fill(task.rows.clone(), task.cols.clone(), &mut values);
         let dtype = self.weights[task.weight].dtype;

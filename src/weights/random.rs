@@ -28,17 +28,28 @@ impl RandomWeights {
     }
 
     /// Writes the bytes of `weight` from its byte `start` on over all of `out`; both lie on element boundaries.
-    pub fn write(&self, weight: &plan::Weight, start: u64, out: &mut [u8]) -> Result<(), WeightError> {
+    pub fn write(
+        &self,
+        weight: &plan::Weight,
+        start: u64,
+        out: &mut [u8],
+    ) -> Result<(), WeightError> {
         let size = weight.dtype.bytes();
         let fault = |reason: String| WeightError::Plan {
             weight: weight.name.clone(),
             reason,
         };
         if !convert::can_narrow(weight.dtype) {
-            return Err(fault(format!("its type is {}; weights are f32, f16 or bf16", weight.dtype)));
+            return Err(fault(format!(
+                "its type is {}; weights are f32, f16 or bf16",
+                weight.dtype
+            )));
         }
         if !start.is_multiple_of(size) || !(out.len() as u64).is_multiple_of(size) {
-            return Err(fault(format!("bytes {start}..+{} cut an element", out.len())));
+            return Err(fault(format!(
+                "bytes {start}..+{} cut an element",
+                out.len()
+            )));
         }
         if is_norm_scale(weight) {
             fill_constant(1.0, weight.dtype, out);
@@ -46,23 +57,30 @@ impl RandomWeights {
         }
         let key = self.key(&weight.name);
         let first = start / size;
-        out.par_chunks_mut(BLOCK * size as usize).enumerate().for_each(|(block, out)| {
-            let first = first + (block * BLOCK) as u64;
-            let mut values = [0.0; 256];
-            for (piece, out) in out.chunks_mut(256 * size as usize).enumerate() {
-                let values = &mut values[..out.len() / size as usize];
-                for (index, value) in values.iter_mut().enumerate() {
-                    *value = normal(key, first + (piece * 256 + index) as u64) * DEVIATION;
+        out.par_chunks_mut(BLOCK * size as usize)
+            .enumerate()
+            .for_each(|(block, out)| {
+                let first = first + (block * BLOCK) as u64;
+                let mut values = [0.0; 256];
+                for (piece, out) in out.chunks_mut(256 * size as usize).enumerate() {
+                    let values = &mut values[..out.len() / size as usize];
+                    for (index, value) in values.iter_mut().enumerate() {
+                        *value = normal(key, first + (piece * 256 + index) as u64) * DEVIATION;
+                    }
+                    convert::narrow(values, weight.dtype, out);
                 }
-                convert::narrow(values, weight.dtype, out);
-            }
-        });
+            });
         Ok(())
     }
 
     fn key(&self, name: &str) -> u64 {
-        let hash = blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(name.as_bytes()).finalize();
-        hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        let hash = blake3::Hasher::new()
+            .update(&self.seed.to_le_bytes())
+            .update(name.as_bytes())
+            .finalize();
+        hash.as_bytes()
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 }
 
@@ -82,7 +100,8 @@ fn fill_constant(value: f32, dtype: DType, out: &mut [u8]) {
     let size = dtype.bytes() as usize;
     let mut one = [0; 4];
     convert::narrow(&[value], dtype, &mut one[..size]);
-    out.chunks_exact_mut(size).for_each(|out| out.copy_from_slice(&one[..size]));
+    out.chunks_exact_mut(size)
+        .for_each(|out| out.copy_from_slice(&one[..size]));
 }
 
 /// The `index`-th number of a stream of about N(0, 1): a sum of four 16-bit uniforms (Irwin-Hall, within 3.5
@@ -116,7 +135,10 @@ mod tests {
     }
 
     fn floats(bytes: &[u8]) -> Vec<f32> {
-        bytes.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+        bytes
+            .chunks(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -127,12 +149,24 @@ mod tests {
         let values = floats(&bytes);
         let n = values.len() as f64;
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-        let deviation = (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let deviation = (values
+            .iter()
+            .map(|v| (f64::from(*v) - mean).powi(2))
+            .sum::<f64>()
+            / n)
+            .sqrt();
         // 300,000 samples: the mean is within 5 standard errors of 0, which are 0.02 / sqrt(n) each.
         assert!(mean.abs() < 5.0 * 0.02 / n.sqrt(), "{mean}");
         assert!((deviation - 0.02).abs() < 0.0002, "{deviation}");
-        let neighbours = values.windows(2).map(|w| f64::from(w[0]) * f64::from(w[1])).sum::<f64>() / n;
-        assert!(neighbours.abs() < 5.0 * 0.02 * 0.02 / n.sqrt(), "{neighbours}");
+        let neighbours = values
+            .windows(2)
+            .map(|w| f64::from(w[0]) * f64::from(w[1]))
+            .sum::<f64>()
+            / n;
+        assert!(
+            neighbours.abs() < 5.0 * 0.02 * 0.02 / n.sqrt(),
+            "{neighbours}"
+        );
     }
 
     #[test]
@@ -152,9 +186,21 @@ mod tests {
     fn norm_scales_are_ones() {
         let mut bytes = vec![0; 12];
         let random = RandomWeights::new(1);
-        random.write(&weight("encoder.LayerNorm.weight", DType::F32, &[3]), 0, &mut bytes).unwrap();
+        random
+            .write(
+                &weight("encoder.LayerNorm.weight", DType::F32, &[3]),
+                0,
+                &mut bytes,
+            )
+            .unwrap();
         assert_eq!(floats(&bytes), [1.0; 3]);
-        random.write(&weight("encoder.LayerNorm.bias", DType::F32, &[3]), 0, &mut bytes).unwrap();
+        random
+            .write(
+                &weight("encoder.LayerNorm.bias", DType::F32, &[3]),
+                0,
+                &mut bytes,
+            )
+            .unwrap();
         assert!(floats(&bytes).iter().all(|value| value.abs() < 0.1));
     }
 }

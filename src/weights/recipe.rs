@@ -121,7 +121,8 @@ impl<'a> ResolvedRecipe<'a> {
     fn read(&self, tensor: &TensorRef<'_>, rows: Range<u64>, cols: Range<u64>, out: &mut [f32]) {
         let size = tensor.dtype.bytes().unwrap_or(0);
         if cols.end - cols.start == self.cols {
-            let bytes = (rows.start * self.cols * size) as usize..(rows.end * self.cols * size) as usize;
+            let bytes =
+                (rows.start * self.cols * size) as usize..(rows.end * self.cols * size) as usize;
             convert::widen(tensor.dtype, &tensor.bytes[bytes], out);
             return;
         }
@@ -159,12 +160,16 @@ fn sum(parts: &[ResolvedRecipe<'_>], rows: Range<u64>, cols: Range<u64>, out: &m
     for part in parts {
         if part.rows == total {
             part.fill(rows.clone(), cols.clone(), &mut term);
-            out.iter_mut().zip(&term).for_each(|(sum, value)| *sum += value);
+            out.iter_mut()
+                .zip(&term)
+                .for_each(|(sum, value)| *sum += value);
         } else {
             let row = &mut term[..width];
             part.fill(0..1, cols.clone(), row);
             for out in out.chunks_exact_mut(width) {
-                out.iter_mut().zip(&*row).for_each(|(sum, value)| *sum += value);
+                out.iter_mut()
+                    .zip(&*row)
+                    .for_each(|(sum, value)| *sum += value);
             }
         }
     }
@@ -178,10 +183,14 @@ struct Resolver<'a, 'b> {
 impl<'a> Resolver<'a, '_> {
     fn resolve(&self, recipe: &Recipe, depth: u32) -> Result<ResolvedRecipe<'a>, WeightError> {
         if depth > MAX_DEPTH {
-            return Err(self.error(recipe, format!("recipes are nested deeper than {MAX_DEPTH}")));
+            return Err(self.error(
+                recipe,
+                format!("recipes are nested deeper than {MAX_DEPTH}"),
+            ));
         }
         let inner = |recipe: &Recipe| self.resolve(recipe, depth + 1);
-        let all = |parts: &[Recipe]| -> Result<Vec<_>, WeightError> { parts.iter().map(inner).collect() };
+        let all =
+            |parts: &[Recipe]| -> Result<Vec<_>, WeightError> { parts.iter().map(inner).collect() };
         match recipe {
             Recipe::Tensor(name) => self.tensor(recipe, name),
             Recipe::AnyOf(parts) => self.any_of(recipe, parts, depth),
@@ -189,24 +198,39 @@ impl<'a> Resolver<'a, '_> {
                 let resolved = all(parts)?;
                 let rest = |part: &ResolvedRecipe<'_>| part.shape.get(1..).map(<[u64]>::to_vec);
                 let (first, rest) = self.alike(recipe, parts, &resolved, "rows of", rest)?;
-                let rows = resolved.iter().try_fold(0u64, |rows, part| rows.checked_add(part.rows));
+                let rows = resolved
+                    .iter()
+                    .try_fold(0u64, |rows, part| rows.checked_add(part.rows));
                 let Some(rows) = rows else {
                     return Err(self.error(recipe, "it has more rows than can be counted".into()));
                 };
                 let shape = [&[rows], rest.as_slice()].concat();
                 let cols = first.cols;
-                Ok(ResolvedRecipe { shape, rows, cols, step: Step::Concat(resolved) })
+                Ok(ResolvedRecipe {
+                    shape,
+                    rows,
+                    cols,
+                    step: Step::Concat(resolved),
+                })
             }
             Recipe::Interleave(parts) => {
                 let resolved = all(parts)?;
-                let whole = |part: &ResolvedRecipe<'_>| (!part.shape.is_empty()).then(|| part.shape.clone());
-                let (first, mut shape) = self.alike(recipe, parts, &resolved, "the shape of", whole)?;
+                let whole = |part: &ResolvedRecipe<'_>| {
+                    (!part.shape.is_empty()).then(|| part.shape.clone())
+                };
+                let (first, mut shape) =
+                    self.alike(recipe, parts, &resolved, "the shape of", whole)?;
                 let Some(rows) = first.rows.checked_mul(resolved.len() as u64) else {
                     return Err(self.error(recipe, "it has more rows than can be counted".into()));
                 };
                 let cols = first.cols;
                 shape[0] = rows;
-                Ok(ResolvedRecipe { shape, rows, cols, step: Step::Interleave(resolved) })
+                Ok(ResolvedRecipe {
+                    shape,
+                    rows,
+                    cols,
+                    step: Step::Interleave(resolved),
+                })
             }
             Recipe::Slice { of, start, count } => self.slice(recipe, inner(of)?, *start, *count),
             Recipe::Transpose(of) => {
@@ -243,7 +267,12 @@ impl<'a> Resolver<'a, '_> {
         // The checkpoint has checked that the bytes are there, so these products cannot overflow unless the
         // tensor is empty; then they count as empty.
         let rows = tensor.shape.first().copied().unwrap_or(1);
-        let cols = tensor.shape.iter().skip(1).try_fold(1u64, |cols, size| cols.checked_mul(*size)).unwrap_or(0);
+        let cols = tensor
+            .shape
+            .iter()
+            .skip(1)
+            .try_fold(1u64, |cols, size| cols.checked_mul(*size))
+            .unwrap_or(0);
         Ok(ResolvedRecipe {
             shape: tensor.shape.to_vec(),
             rows,
@@ -252,14 +281,21 @@ impl<'a> Resolver<'a, '_> {
         })
     }
 
-    fn any_of(&self, recipe: &Recipe, parts: &[Recipe], depth: u32) -> Result<ResolvedRecipe<'a>, WeightError> {
+    fn any_of(
+        &self,
+        recipe: &Recipe,
+        parts: &[Recipe],
+        depth: u32,
+    ) -> Result<ResolvedRecipe<'a>, WeightError> {
         let present = parts.iter().find(|part| self.present(part, depth + 1));
         if let Some(part) = present {
             return self.resolve(part, depth + 1);
         }
         let mut names = Vec::new();
         leaves(recipe, depth, &mut names);
-        let nearest = names.first().map_or(vec![], |name| self.checkpoint.nearest(name));
+        let nearest = names
+            .first()
+            .map_or(vec![], |name| self.checkpoint.nearest(name));
         let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
         Err(self.missing(format!("one of {}", names.join(", ")), nearest))
     }
@@ -319,7 +355,12 @@ impl<'a> Resolver<'a, '_> {
         let mut shape = of.shape.clone();
         shape[0] = count;
         let cols = of.cols;
-        Ok(ResolvedRecipe { shape, rows: count, cols, step: Step::Slice(Box::new(of), start) })
+        Ok(ResolvedRecipe {
+            shape,
+            rows: count,
+            cols,
+            step: Step::Slice(Box::new(of), start),
+        })
     }
 
     fn pair_halves(
@@ -359,7 +400,12 @@ impl<'a> Resolver<'a, '_> {
                 return Err(self.shape_error(part, wanted, resolved));
             }
         }
-        Ok(ResolvedRecipe { shape, rows, cols, step: Step::Sum(resolved) })
+        Ok(ResolvedRecipe {
+            shape,
+            rows,
+            cols,
+            step: Step::Sum(resolved),
+        })
     }
 
     fn missing(&self, wanted: String, nearest: Vec<String>) -> WeightError {
@@ -379,7 +425,12 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    fn shape_error(&self, part: &Recipe, wanted: String, found: &ResolvedRecipe<'_>) -> WeightError {
+    fn shape_error(
+        &self,
+        part: &Recipe,
+        wanted: String,
+        found: &ResolvedRecipe<'_>,
+    ) -> WeightError {
         let mut files = Vec::new();
         found.tensors(&mut files);
         files.dedup();
@@ -420,7 +471,10 @@ pub(super) fn leaves<'r>(recipe: &'r Recipe, depth: u32, out: &mut Vec<&'r str>)
     }
     match recipe {
         Recipe::Tensor(name) => out.push(name),
-        Recipe::AnyOf(parts) | Recipe::Concat(parts) | Recipe::Interleave(parts) | Recipe::Sum(parts) => {
+        Recipe::AnyOf(parts)
+        | Recipe::Concat(parts)
+        | Recipe::Interleave(parts)
+        | Recipe::Sum(parts) => {
             parts.iter().for_each(|part| leaves(part, depth + 1, out));
         }
         Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {

@@ -57,7 +57,9 @@ pub(super) fn parse(file: &[u8]) -> Result<(Vec<Entry>, usize), Fault> {
         .into_iter()
         .map(|tensor| checked(tensor, data_bytes))
         .collect::<Result<Vec<_>, Fault>>()?;
-    entries.sort_by(|a, b| (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name)));
+    entries.sort_by(|a, b| {
+        (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
+    });
     check_cover(&entries, data_bytes)?;
     SafeTensors::read_metadata(file).map_err(|error| Fault::Header(error.to_string()))?;
     for entry in &mut entries {
@@ -97,8 +99,10 @@ fn header_text(file: &[u8]) -> Result<(&str, usize), Fault> {
 /// to the data.
 fn checked(raw: RawTensor<'_>, data_bytes: u64) -> Result<Entry, Fault> {
     let fault = |reason: String| Fault::Tensor(raw.name.clone(), reason);
-    let dtype = Dtype::deserialize(de::value::StrDeserializer::<de::value::Error>::new(&raw.info.dtype))
-        .map_err(|_| fault(format!("has the unknown type `{}`", raw.info.dtype)))?;
+    let dtype = Dtype::deserialize(de::value::StrDeserializer::<de::value::Error>::new(
+        &raw.info.dtype,
+    ))
+    .map_err(|_| fault(format!("has the unknown type `{}`", raw.info.dtype)))?;
     let [start, end] = raw.info.data_offsets;
     if start > end || end > data_bytes {
         return Err(fault(format!(
