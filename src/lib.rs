@@ -50,6 +50,7 @@ pub mod formula;
 pub mod graph;
 pub mod ids;
 pub mod kernel;
+pub mod model;
 pub mod plan;
 pub mod sources;
 pub mod span;

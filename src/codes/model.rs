@@ -1,5 +1,74 @@
 //! Codes of models, tokenizers and inputs (G08xx).
 
 use super::Explained;
+use crate::diag::Code;
 
-pub(super) const CODES: &[Explained] = &[];
+/// A tokenizer file is missing, too large or broken.
+pub const TOKENIZER_FILE: Code = Code("G0801");
+/// The token limit leaves no room for text.
+pub const TOKEN_LIMIT: Code = Code("G0802");
+/// One text cannot be tokenised.
+pub const TEXT: Code = Code("G0803");
+/// A token id is no row of the embedding table.
+pub const VOCABULARY: Code = Code("G0804");
+/// An embedding holds NaN or infinity.
+pub const NOT_FINITE: Code = Code("G0805");
+/// A line of the input is not what the flags say.
+pub const INPUT_LINE: Code = Code("G0806");
+/// `hf:org/name` cannot be resolved.
+pub const HUB: Code = Code("G0807");
+
+pub(super) const CODES: &[Explained] = &[
+    Explained {
+        code: TOKENIZER_FILE,
+        title: "the tokenizer cannot be read",
+        text: "A model folder needs a `tokenizer.json` (the file of the `tokenizers` library). Beside it, \
+               `tokenizer_config.json` and `sentence_bert_config.json` are optional, but if they are there they \
+               must be JSON objects with sensible lengths. The message names the file and what is wrong with it. \
+               A download that was cut short is the usual cause: fetch the file again. A model that has only \
+               `vocab.txt` or `tokenizer.model` can be converted by loading it with the `transformers` package \
+               and saving it.",
+    },
+    Explained {
+        code: TOKEN_LIMIT,
+        title: "no room for text within the token limit",
+        text: "The limit is `max_seq_length` of sentence_bert_config.json, else `model_max_length` of \
+               tokenizer_config.json, else the positions that the model has. The tokenizer's special tokens count \
+               towards it. If they alone reach it, every text would be cut to nothing; correct the setting.",
+    },
+    Explained {
+        code: TEXT,
+        title: "a text cannot be tokenised",
+        text: "The input with this number (the first is 1) is longer than 16 MiB, gives no token at all, or the \
+               tokenizer's own rules refuse it, for example an unknown word in a vocabulary without an unknown \
+               token. Split the text, or check that tokenizer.json belongs to the model.",
+    },
+    Explained {
+        code: VOCABULARY,
+        title: "a token id lies outside the embedding table",
+        text: "The tokenizer gave an id that the checkpoint has no row for. Ids are checked on the host, because \
+               the device would read past the table. Either tokenizer.json comes from another model, or tokens \
+               were added to the tokenizer and the embedding table was never enlarged.",
+    },
+    Explained {
+        code: NOT_FINITE,
+        title: "an embedding is not finite",
+        text: "The embedding of the input with this number holds NaN or infinity, so it would poison every \
+               similarity it takes part in. With `--dtype f16` an activation may have overflowed: try `--dtype \
+               f32`. If f32 fails too, the checkpoint itself holds such values.",
+    },
+    Explained {
+        code: INPUT_LINE,
+        title: "a line of the input is not usable",
+        text: "Lines must be UTF-8. With `--jsonl FIELD` each one must be a JSON object whose FIELD is a string. \
+               The message names the line. Nothing after it is embedded; what came before was already written.",
+    },
+    Explained {
+        code: HUB,
+        title: "a Hugging Face model is not at hand",
+        text: "`hf:org/name` (or `hf:org/name@revision`) is looked up in the local Hugging Face cache: \
+               `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`. Nothing is downloaded unless \
+               `--download` is given, which needs a graphc built with the feature `hf-hub`. A folder with the \
+               model's files can always be named instead.",
+    },
+];

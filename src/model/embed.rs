@@ -1,0 +1,525 @@
+//! A stream of texts to a stream of embeddings.
+//!
+//! ```text
+//!   texts -> windows (tokenised on a thread) -> groups by length -> submit .. submit -> wait -> in input order
+//!                                                                   \__ two in flight __/
+//! ```
+//! In: texts in any number. Out: one embedding for each, in input order, and a [`Report`]. What always holds: memory
+//! is bounded by a window, whatever the stream's length; at most two batches are in flight, so tokenising and
+//! writing batch k + 1 overlap the device's work on k; an embedding that is not finite is an error.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::bucket::{Bucket, Group, group};
+use super::tokenizer::{Tokenizer, TokenizerError, Tokens};
+use crate::codes::model as codes;
+use crate::diag::Code;
+
+/// The first window is small, so that the first results come soon; each later one is twice as large, up to
+/// [`LARGEST_WINDOW`]. Sorting by length needs many inputs to choose from.
+const FIRST_WINDOW: usize = 64;
+/// The most inputs of a window.
+const LARGEST_WINDOW: usize = 1024;
+/// The most bytes of text of a window, except that one text always has a place.
+const WINDOW_BYTES: usize = 8 << 20;
+/// Batches in flight, one per slot of the double-buffered inputs and outputs.
+const IN_FLIGHT: usize = 2;
+
+/// An error of the layer below or above, whatever it is.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a stream of texts stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// Reading or tokenising a text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The source of texts.
+    #[error("{0}")]
+    Source(#[source] BoxError),
+    /// The device.
+    #[error("{0}")]
+    Run(#[source] BoxError),
+    /// The taker of embeddings, for example a full disk.
+    #[error("cannot write the embeddings: {0}")]
+    Sink(#[from] std::io::Error),
+    /// An embedding that would poison every similarity.
+    #[error(
+        "the embedding of input {input} holds {value} at index {index}\n\
+         help: with f16 an activation may have overflowed; try --dtype f32"
+    )]
+    NotFinite {
+        /// Number of the input, from 1.
+        input: u64,
+        /// Where in the embedding.
+        index: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// A text is longer than every bucket.
+    #[error("input {input} has {tokens} tokens, and no entry of the plan is that long")]
+    NoBucket {
+        /// Number of the input, from 1.
+        input: u64,
+        /// Its length.
+        tokens: usize,
+    },
+}
+
+impl EmbedError {
+    /// Its diagnostic code, if it has one of its own.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Tokenizer(error) => Some(error.code()),
+            Self::Source(_) => Some(codes::INPUT_LINE),
+            Self::NotFinite { .. } => Some(codes::NOT_FINITE),
+            Self::NoBucket { .. } => Some(codes::TOKEN_LIMIT),
+            Self::Run(_) | Self::Sink(_) => None,
+        }
+    }
+}
+
+/// Runs batches; a session on a device, or a stand-in in tests.
+pub trait Runner {
+    /// A batch in flight.
+    type Ticket;
+    /// Starts a batch: sequence i of `sequences` becomes row i of the result. There are never more than the
+    /// bucket's, and none is longer than its rows.
+    fn submit(&mut self, bucket: Bucket, sequences: &[&[u32]]) -> Result<Self::Ticket, BoxError>;
+    /// Waits for a batch and gives its first `rows` embeddings, one after the other, to `take`.
+    fn collect(
+        &mut self,
+        ticket: Self::Ticket,
+        rows: usize,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), BoxError>;
+}
+
+/// A part of the stream, tokenised.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Number of its first input, from 1.
+    pub first: u64,
+    /// The inputs in order.
+    pub tokens: Vec<Tokens>,
+    /// Whether the stream ends with it.
+    pub last: bool,
+}
+
+impl Window {
+    /// The lengths in tokens.
+    pub fn lengths(&self) -> Vec<u32> {
+        self.tokens
+            .iter()
+            .map(|tokens| u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX))
+            .collect()
+    }
+}
+
+/// Reads texts and tokenises them window by window, each sent as soon as it is complete. Runs on a thread of its
+/// own; the channel's bound keeps it from running ahead. Ends early, without an error, if nobody receives.
+pub fn tokenize(
+    tokenizer: &Tokenizer,
+    texts: impl Iterator<Item = Result<String, BoxError>>,
+    send: &mpsc::SyncSender<Result<Window, EmbedError>>,
+) {
+    let mut texts = texts;
+    let mut first = 1;
+    let mut size = FIRST_WINDOW;
+    loop {
+        let (batch, end) = read_window(&mut texts, size);
+        let count = batch.len() as u64;
+        let window = tokenizer.encode(&batch, first).map_err(EmbedError::from);
+        let failed = window.is_err();
+        let last = matches!(end, End::OfStream);
+        if send
+            .send(window.map(|tokens| Window {
+                first,
+                tokens,
+                last,
+            }))
+            .is_err()
+            || failed
+            || last
+        {
+            return;
+        }
+        if let End::Failed(error) = end {
+            // What came before the failure was sent; the receiver is told now, or has gone.
+            let _ = send.send(Err(EmbedError::Source(error)));
+            return;
+        }
+        first += count;
+        size = (size * 2).min(LARGEST_WINDOW);
+    }
+}
+
+/// Why a window is complete.
+enum End {
+    Full,
+    OfStream,
+    Failed(BoxError),
+}
+
+fn read_window(
+    texts: &mut impl Iterator<Item = Result<String, BoxError>>,
+    size: usize,
+) -> (Vec<String>, End) {
+    let mut window = vec![];
+    let mut bytes = 0;
+    while window.len() < size && bytes < WINDOW_BYTES {
+        match texts.next() {
+            None => return (window, End::OfStream),
+            Some(Err(error)) => return (window, End::Failed(error)),
+            Some(Ok(text)) => {
+                bytes += text.len();
+                window.push(text);
+            }
+        }
+    }
+    (window, End::Full)
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Texts embedded.
+    pub inputs: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Texts that were cut at the limit.
+    pub truncated: u64,
+    /// Batches submitted.
+    pub batches: u64,
+    /// Rows computed, padding included.
+    pub rows: u64,
+    /// Time in which this thread had nothing to submit and waited for tokens.
+    pub waited_for_tokens: Duration,
+    /// Time in which it waited for the device.
+    pub waited_for_device: Duration,
+}
+
+/// Embeds tokenised windows. `sink` gets each embedding in input order, numbered from 1; `per_submit` is what a
+/// submit costs, in rows (see [`group`]).
+pub fn embed<R: Runner>(
+    runner: &mut R,
+    buckets: &[Bucket],
+    per_submit: u64,
+    windows: impl Iterator<Item = Result<Window, EmbedError>>,
+    sink: &mut dyn FnMut(u64, &[f32]) -> std::io::Result<()>,
+) -> Result<Report, EmbedError> {
+    let mut stream = Stream {
+        runner,
+        in_flight: VecDeque::with_capacity(IN_FLIGHT),
+        done: BTreeMap::new(),
+        next: 1,
+        sink,
+        report: Report::default(),
+    };
+    let mut windows = windows;
+    loop {
+        let waiting = Instant::now();
+        let Some(window) = windows.next() else { break };
+        stream.report.waited_for_tokens += waiting.elapsed();
+        match window {
+            Ok(window) => stream.run(&window, buckets, per_submit)?,
+            Err(error) => {
+                // What was submitted before the failure is complete and is still delivered.
+                stream.drain()?;
+                return Err(error);
+            }
+        }
+    }
+    stream.drain()?;
+    Ok(stream.report)
+}
+
+/// A batch in flight and the numbers of its inputs.
+struct Flight<T> {
+    ticket: T,
+    inputs: Vec<u64>,
+}
+
+struct Stream<'s, R: Runner> {
+    runner: &'s mut R,
+    in_flight: VecDeque<Flight<R::Ticket>>,
+    /// Embeddings that wait for an earlier input: at most a window's.
+    done: BTreeMap<u64, Vec<f32>>,
+    /// The input whose embedding is due.
+    next: u64,
+    sink: &'s mut dyn FnMut(u64, &[f32]) -> std::io::Result<()>,
+    report: Report,
+}
+
+impl<R: Runner> Stream<'_, R> {
+    fn run(
+        &mut self,
+        window: &Window,
+        buckets: &[Bucket],
+        per_submit: u64,
+    ) -> Result<(), EmbedError> {
+        let groups =
+            group(&window.lengths(), buckets, per_submit).ok_or_else(|| too_long(window))?;
+        self.report.inputs += window.tokens.len() as u64;
+        for tokens in &window.tokens {
+            self.report.tokens += tokens.ids.len() as u64;
+            self.report.truncated += u64::from(tokens.truncated);
+        }
+        groups
+            .iter()
+            .try_for_each(|group| self.submit(window, group))
+    }
+
+    fn submit(&mut self, window: &Window, group: &Group) -> Result<(), EmbedError> {
+        if self.in_flight.len() == IN_FLIGHT {
+            self.collect_oldest()?;
+        }
+        let sequences: Vec<&[u32]> = group
+            .inputs
+            .iter()
+            .map(|input| window.tokens[*input].ids.as_slice())
+            .collect();
+        let ticket = self
+            .runner
+            .submit(group.bucket, &sequences)
+            .map_err(EmbedError::Run)?;
+        let inputs = group
+            .inputs
+            .iter()
+            .map(|input| window.first + *input as u64)
+            .collect();
+        self.in_flight.push_back(Flight { ticket, inputs });
+        self.report.batches += 1;
+        self.report.rows += group.bucket.rows();
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), EmbedError> {
+        while !self.in_flight.is_empty() {
+            self.collect_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn collect_oldest(&mut self) -> Result<(), EmbedError> {
+        let Some(Flight { ticket, inputs }) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let done = &mut self.done;
+        let mut bad = None;
+        let waiting = Instant::now();
+        self.runner
+            .collect(ticket, inputs.len(), &mut |row, embedding| {
+                let index = embedding.iter().position(|value| !value.is_finite());
+                match (index, inputs.get(row)) {
+                    (Some(index), Some(input)) => {
+                        bad.get_or_insert(EmbedError::NotFinite {
+                            input: *input,
+                            index,
+                            value: embedding[index],
+                        });
+                    }
+                    (None, Some(input)) => {
+                        done.insert(*input, embedding.to_vec());
+                    }
+                    (_, None) => {}
+                }
+            })
+            .map_err(EmbedError::Run)?;
+        self.report.waited_for_device += waiting.elapsed();
+        while let Some(embedding) = self.done.remove(&self.next) {
+            (self.sink)(self.next, &embedding)?;
+            self.next += 1;
+        }
+        bad.map_or(Ok(()), Err)
+    }
+}
+
+fn too_long(window: &Window) -> EmbedError {
+    let longest = window
+        .tokens
+        .iter()
+        .zip(window.first..)
+        .max_by_key(|(tokens, _)| tokens.ids.len());
+    let (tokens, input) = longest.map_or((0, window.first), |(tokens, input)| {
+        (tokens.ids.len(), input)
+    });
+    EmbedError::NoBucket { input, tokens }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::model::bucket::{MAX_ROWS, ladder};
+
+    /// Gives each sequence the embedding [its first id, its length] and keeps count of what is in flight.
+    #[derive(Default)]
+    struct Echo {
+        in_flight: usize,
+        most_in_flight: usize,
+        submits: Vec<(Bucket, usize)>,
+        poison: Option<u32>,
+    }
+
+    impl Runner for Echo {
+        type Ticket = Vec<[f32; 2]>;
+        fn submit(
+            &mut self,
+            bucket: Bucket,
+            sequences: &[&[u32]],
+        ) -> Result<Self::Ticket, BoxError> {
+            self.in_flight += 1;
+            self.most_in_flight = self.most_in_flight.max(self.in_flight);
+            self.submits.push((bucket, sequences.len()));
+            let embed = |ids: &&[u32]| {
+                let first = if self.poison == Some(ids[0]) {
+                    f32::NAN
+                } else {
+                    ids[0] as f32
+                };
+                [first, ids.len() as f32]
+            };
+            Ok(sequences.iter().map(embed).collect())
+        }
+        fn collect(
+            &mut self,
+            ticket: Self::Ticket,
+            rows: usize,
+            take: &mut dyn FnMut(usize, &[f32]),
+        ) -> Result<(), BoxError> {
+            self.in_flight -= 1;
+            ticket
+                .iter()
+                .take(rows)
+                .enumerate()
+                .for_each(|(row, embedding)| take(row, embedding));
+            Ok(())
+        }
+    }
+
+    fn windows(count: u64, size: u64) -> Vec<Result<Window, EmbedError>> {
+        (0..count.div_ceil(size))
+            .map(|index| {
+                let first = index * size + 1;
+                let length = |input: u64| 1 + (input * 37 % 300) as usize;
+                let tokens = (first..=count.min(first + size - 1))
+                    .map(|input| Tokens {
+                        ids: vec![input as u32; length(input)],
+                        truncated: input % 10 == 0,
+                    })
+                    .collect();
+                Ok(Window {
+                    first,
+                    tokens,
+                    last: false,
+                })
+            })
+            .collect()
+    }
+
+    fn run(
+        echo: &mut Echo,
+        windows: Vec<Result<Window, EmbedError>>,
+    ) -> (Vec<[f32; 2]>, Result<Report, EmbedError>) {
+        let mut out = vec![];
+        let report = embed(
+            echo,
+            &ladder(512, MAX_ROWS),
+            100,
+            windows.into_iter(),
+            &mut |input, embedding| {
+                assert_eq!(input, out.len() as u64 + 1, "in input order");
+                out.push([embedding[0], embedding[1]]);
+                Ok(())
+            },
+        );
+        (out, report)
+    }
+
+    #[test]
+    fn embeddings_come_in_input_order_with_two_batches_in_flight() {
+        let mut echo = Echo::default();
+        let (out, report) = run(&mut echo, windows(500, 90));
+        let expected: Vec<[f32; 2]> = (1..=500)
+            .map(|input| [input as f32, (1 + input * 37 % 300) as f32])
+            .collect();
+        assert_eq!(out, expected);
+        let report = report.unwrap();
+        assert_eq!((report.inputs, report.truncated), (500, 50));
+        assert_eq!(report.batches, echo.submits.len() as u64);
+        assert_eq!((echo.most_in_flight, echo.in_flight), (2, 0));
+    }
+
+    #[test]
+    fn an_embedding_that_is_not_finite_names_its_input() {
+        let mut echo = Echo {
+            poison: Some(7),
+            ..Echo::default()
+        };
+        let (_, report) = run(&mut echo, windows(20, 20));
+        let error = report.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                EmbedError::NotFinite {
+                    input: 7,
+                    index: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn inputs_before_a_failure_are_delivered() {
+        let mut all = windows(10, 5);
+        all.push(Err(EmbedError::Source("line 11 is not UTF-8".into())));
+        let (out, report) = run(&mut Echo::default(), all);
+        assert_eq!(out.len(), 10);
+        assert_eq!(report.unwrap_err().to_string(), "line 11 is not UTF-8");
+    }
+
+    #[test]
+    fn a_text_longer_than_every_bucket_is_named() {
+        let tokens = vec![
+            Tokens {
+                ids: vec![1],
+                truncated: false,
+            },
+            Tokens {
+                ids: vec![1; 513],
+                truncated: false,
+            },
+        ];
+        let (_, report) = run(
+            &mut Echo::default(),
+            vec![Ok(Window {
+                first: 5,
+                tokens,
+                last: true,
+            })],
+        );
+        assert!(matches!(
+            report.unwrap_err(),
+            EmbedError::NoBucket {
+                input: 6,
+                tokens: 513
+            }
+        ));
+    }
+
+    #[test]
+    fn windows_grow_and_are_bounded_by_count_and_bytes() {
+        let texts = |count: usize, bytes: usize| (0..count).map(move |_| Ok("x".repeat(bytes)));
+        let (small, end) = read_window(&mut texts(100, 1), 64);
+        assert!(small.len() == 64 && matches!(end, End::Full));
+        let (wide, end) = read_window(&mut texts(100, WINDOW_BYTES / 2), 64);
+        assert!(wide.len() == 2 && matches!(end, End::Full));
+        let (rest, end) = read_window(&mut texts(3, 1), 64);
+        assert!(rest.len() == 3 && matches!(end, End::OfStream));
+    }
+}

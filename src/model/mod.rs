@@ -1,0 +1,7 @@
+//! The few things a graph cannot say: how text becomes token ids, which shapes are worth compiling, and how a
+//! stream of texts is cut into batches for them.
+
+pub mod bucket;
+pub mod embed;
+pub mod hub;
+pub mod tokenizer;
