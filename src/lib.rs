@@ -49,6 +49,7 @@ pub mod expr;
 pub mod formula;
 pub mod graph;
 pub mod ids;
+pub mod interp;
 pub mod kernel;
 pub mod model;
 pub mod plan;
