@@ -20,7 +20,7 @@ use crate::dtype::DType;
 use crate::formula::{Formula, FormulaError, TensorView, decode, encode};
 use crate::ids::{ArenaId, Id, IdVec, KernelId, PassId, TensorId};
 use crate::kernel::Access;
-use crate::plan::{ArenaKind, Bind, Entry, PassInfo, Plan, Slot, Step, Weight};
+use crate::plan::{ArenaKind, Entry, PassInfo, Plan, Slot, Step, Weight};
 
 /// Where transient tensors lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -344,31 +344,13 @@ impl<'a> Memory<'a> {
     /// in place reads its range before it writes there, element by element, so that range is left alone.
     fn poison_writes(&mut self, wave: &[PassId]) -> Result<(), InterpError> {
         for pass in wave {
-            let pass = self.pass(*pass)?;
-            for bind in pass
-                .binds
-                .iter()
-                .filter(|bind| bind.access == Access::Write)
-            {
-                let mut in_place = false;
-                for other in pass.binds.iter().filter(|other| other.access.reads()) {
-                    in_place |= self.overlap(bind, other)?;
-                }
-                if !in_place {
+            for bind in &self.pass(*pass)?.binds {
+                if bind.access == Access::Write && bind.in_place.is_none() {
                     poison(self.bytes_mut(bind.tensor)?);
                 }
             }
         }
         Ok(())
-    }
-
-    fn overlap(&self, a: &Bind, b: &Bind) -> Result<bool, InterpError> {
-        let ((root_a, range_a), (root_b, range_b)) =
-            (self.locate(a.tensor)?, self.locate(b.tensor)?);
-        let arena = |id| tensor(self.entry, id).map(|info| info.arena);
-        let together =
-            root_a == root_b && (root_a.is_some() || arena(a.tensor)? == arena(b.tensor)?);
-        Ok(together && range_a.start < range_b.end && range_b.start < range_a.end)
     }
 
     fn poisoned_operands(&self, pass: &PassInfo) -> Result<String, InterpError> {
