@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::device::Limits;
-use crate::plan::{Arena, Barrier, Kernel, Role, Stats, Tensor};
+use crate::plan::{Arena, Barrier, Bind, Kernel, Role, Stats, Tensor};
 
 const TRANSIENT: ArenaId = ArenaId(2);
 
