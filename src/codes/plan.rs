@@ -52,4 +52,11 @@ pub(super) const CODES: &[Explained] = &[
         text: "A recording can only be cut between waves, and this wave alone is estimated to take longer than the budget of \
                one submit. The plan is made all the same. On a device with a watchdog, compile a smaller entry.",
     },
+    Explained {
+        code: Code("G0508"),
+        title: "a view that cannot be bound",
+        text: "A pass binds a view as its own storage buffer range, and the device wants such a range to start at a multiple of \
+               its alignment (`minStorageBufferOffsetAlignment`, 16 bytes on most devices). Cut along an outer dimension, so \
+               that the part starts at a whole row, or bind the whole value and let the kernel find the part.",
+    },
 ];

@@ -21,6 +21,8 @@ pub mod lower;
 pub mod pack;
 pub mod schedule;
 pub mod sync;
+pub mod validate;
+pub mod verify;
 
 /// The number in a plan file's header; a reader refuses every other one.
 pub const FORMAT: u32 = 1;

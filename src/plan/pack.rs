@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use crate::device::Limits;
 use crate::diag::{Code, Diagnostic, Diagnostics};
-use crate::graph::{Class, Graph, ValueInfo};
+use crate::graph::{Class, Graph, Pass, ValueInfo};
 use crate::ids::{ArenaId, IdVec, PassId, ValueId};
 
 use super::live::{Group, Live, live};
@@ -217,6 +217,10 @@ impl<'a> Packer<'a> {
             for port in &pass.ports {
                 let info = &graph.values[port.value];
                 let limit = self.limits.max_storage_buffer_range;
+                let aligned = self.limits.min_storage_alignment.max(1);
+                if let Some((_, first)) = info.view.filter(|(_, first)| first % aligned != 0) {
+                    self.found.push(unaligned(pass, info, first, aligned));
+                }
                 if info.bytes().is_none_or(|bytes| bytes > limit) {
                     let message = format!(
                         "`{}` reads or writes `{}`, {}: more than the {limit} bytes that the device binds at once",
@@ -667,6 +671,16 @@ fn too_large(code: &'static str, info: &ValueInfo, message: String) -> Diagnosti
     Diagnostic::error(Code(code), message)
         .at(info.origin.span, "this tensor")
         .help("compile a smaller entry (fewer rows), or for a profile with a larger limit")
+}
+
+fn unaligned(pass: &Pass, info: &ValueInfo, first: u64, aligned: u64) -> Diagnostic {
+    let message = format!(
+        "`{}` binds the view `{}`, which starts at byte {first}; the device binds at multiples of {aligned}",
+        pass.path, info.name
+    );
+    Diagnostic::error(Code("G0508"), message)
+        .at(info.origin.span, "this view")
+        .help("cut along an outer dimension, or let the kernel read the whole value")
 }
 
 fn two_definitions(role: Role, first: &ValueInfo, second: &ValueInfo) -> Diagnostic {

@@ -1,0 +1,160 @@
+//! Part 4 of the proof: barriers. Accesses that no barrier has settled are kept by byte range; every new access is
+//! compared with them. A memory barrier settles everything; an execution barrier settles reads only, since it makes no
+//! write visible. A cut settles nothing here, which asks for more than Vulkan does.
+//!
+//! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, until no byte is
+//! added: then every sequence of submits has been covered.
+
+use super::bytes::Bytes;
+use super::{Found, Rule};
+use crate::ids::PassId;
+use crate::plan::{Barrier, Entry, PassInfo, Plan, Step};
+
+/// Who accessed, for messages: entry and pass.
+type Who = (usize, PassId);
+
+#[derive(Clone, Default)]
+struct Unsettled {
+    writes: Bytes<Who>,
+    reads: Bytes<Who>,
+}
+
+impl Unsettled {
+    /// Adds what `other` has; whether any byte is new.
+    fn add(&mut self, other: &Self) -> bool {
+        let mut new = false;
+        for (mine, theirs) in [
+            (&mut self.writes, &other.writes),
+            (&mut self.reads, &other.reads),
+        ] {
+            for (arena, range, who) in theirs.all() {
+                if !mine.covers(arena, &range) {
+                    mine.set(arena, &range, who);
+                    new = true;
+                }
+            }
+        }
+        new
+    }
+
+    fn settle(&mut self, barrier: Barrier) {
+        self.reads = Bytes::default();
+        match barrier {
+            Barrier::Memory => self.writes = Bytes::default(),
+            Barrier::Execution | Barrier::Host => {}
+        }
+    }
+}
+
+pub(super) fn check(plan: &Plan, found: &mut Found) {
+    for entry in &plan.entries {
+        for (pass, info) in entry.passes.enumerate() {
+            alone(entry, pass, info, found);
+        }
+    }
+    let mut before = [Unsettled::default(), Unsettled::default()];
+    loop {
+        let mut new = false;
+        for index in 0..plan.entries.len() {
+            for parity in 0..2 {
+                let left = run(plan, index, parity as u64, before[parity].clone(), found);
+                new |= before[1 - parity].add(&left);
+            }
+        }
+        if !new {
+            return;
+        }
+    }
+}
+
+/// The bindings of one pass conflict only where its kernel says that one takes over the bytes of another.
+fn alone(entry: &Entry, pass: PassId, info: &PassInfo, found: &mut Found) {
+    for parity in 0..2 {
+        for (index, one) in info.binds.iter().enumerate() {
+            for other in &info.binds[..index] {
+                let (a, b) = (&entry.tensors[one.tensor], &entry.tensors[other.tensor]);
+                let (ra, rb) = (a.range(parity), b.range(parity));
+                let meet = a.arena == b.arena && ra.start < rb.end && rb.start < ra.end;
+                let writes = one.access.writes() || other.access.writes();
+                let taken_over =
+                    one.in_place == Some(other.binding) || other.in_place == Some(one.binding);
+                if meet && writes && !(taken_over && ra == rb) {
+                    let message = format!(
+                        "pass `{}` binds `{}` and `{}` to common bytes and writes one of them",
+                        info.path, a.name, b.name
+                    );
+                    found.add(Rule::Order, entry, Some(pass), Some(one.tensor), message);
+                }
+            }
+        }
+    }
+}
+
+fn run(
+    plan: &Plan,
+    index: usize,
+    parity: u64,
+    mut unsettled: Unsettled,
+    found: &mut Found,
+) -> Unsettled {
+    let entry = &plan.entries[index];
+    for step in &entry.steps {
+        match step {
+            Step::Cut => {}
+            Step::Barrier(barrier) => unsettled.settle(*barrier),
+            Step::Dispatch(pass) => dispatch(plan, (index, *pass), parity, &mut unsettled, found),
+        }
+    }
+    unsettled
+}
+
+fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found: &mut Found) {
+    let entry = &plan.entries[who.0];
+    let info = &entry.passes[who.1];
+    for bind in &info.binds {
+        let tensor = &entry.tensors[bind.tensor];
+        let range = tensor.range(parity);
+        let written = unsettled
+            .writes
+            .pieces(tensor.arena, &range)
+            .next()
+            .map(|(piece, by)| (piece, by, "wrote"));
+        let read = || {
+            unsettled
+                .reads
+                .pieces(tensor.arena, &range)
+                .next()
+                .map(|(piece, by)| (piece, by, "reads"))
+        };
+        let conflict = written.or_else(|| read().filter(|_| bind.access.writes()));
+        if let Some((piece, by, did)) = conflict {
+            let earlier = &plan.entries[by.0];
+            let submit = if by.0 == who.0 {
+                String::new()
+            } else {
+                format!(" of entry `{}`", earlier.name)
+            };
+            let does = if bind.access.writes() {
+                "writes"
+            } else {
+                "reads"
+            };
+            let message = format!(
+                "pass `{}` {does} `{}`, but no sufficient barrier follows pass `{}`{submit}, which {did} bytes {piece:?} of \
+                 arena {}",
+                info.path, tensor.name, earlier.passes[by.1].path, tensor.arena.0
+            );
+            found.add(Rule::Order, entry, Some(who.1), Some(bind.tensor), message);
+        }
+    }
+    for bind in &info.binds {
+        let tensor = &entry.tensors[bind.tensor];
+        let range = tensor.range(parity);
+        if bind.access.writes() {
+            unsettled.writes.set(tensor.arena, &range, who);
+        }
+        if bind.access.reads() {
+            unsettled.reads.set(tensor.arena, &range, who);
+        }
+    }
+}
