@@ -103,33 +103,94 @@ pub fn sync(entries: &[(&Graph, &Schedule)], placement: &Placement) -> Sync {
             host: !graph.outputs.is_empty(),
         })
         .collect();
-    // Barriers inside an entry first, so that the loop below only adds what replay needs.
     for (walk, found) in walks.iter().zip(&mut found) {
-        for parity in 0..2 {
-            walk.run(parity, Pending::default(), found);
-        }
+        walk.strengthen(Both::default(), found);
     }
+    let inside = found.clone();
     close_loop(&walks, &mut found);
+    let unsettled = |sync: &EntrySync| {
+        !sync
+            .before
+            .iter()
+            .flatten()
+            .any(|(barrier, _)| *barrier == Barrier::Memory)
+    };
+    if inside.iter().any(unsettled) {
+        trim(&walks, &inside, &mut found);
+    }
     Sync { entries: found }
 }
 
-/// Carries what is pending at each entry's end into every entry's beginning. A stronger barrier may leave less
-/// pending, so the analysis starts over with it; barriers only grow stronger, so this ends.
+/// Adds what replay needs to the barriers inside entries.
 fn close_loop(walks: &[Walk], found: &mut [EntrySync]) {
-    let mut pending = [Pending::default(), Pending::default()];
     loop {
-        let (mut stronger, mut grown) = (false, false);
-        for (walk, found) in walks.iter().zip(found.iter_mut()) {
-            for parity in 0..2 {
-                let (end, changed) = walk.run(parity as u64, pending[parity].clone(), found);
-                stronger |= changed;
-                grown |= pending[1 - parity].merge(&end);
-            }
-        }
-        if stronger {
-            pending = [Pending::default(), Pending::default()];
-        } else if !grown {
+        let pending = inherited(walks, found);
+        let grow =
+            |(walk, found): (&Walk, &mut EntrySync)| walk.strengthen(pending.clone(), found).1;
+        // Every entry must be walked, so no short cut.
+        let changed = walks
+            .iter()
+            .zip(found.iter_mut())
+            .map(grow)
+            .filter(|changed| *changed)
+            .count();
+        if changed == 0 {
             return;
+        }
+    }
+}
+
+/// What may be pending when an entry starts, after every sequence of submits: carries what is pending at each end
+/// into every beginning until nothing grows.
+fn inherited(walks: &[Walk], found: &[EntrySync]) -> Both {
+    let mut pending = Both::default();
+    loop {
+        let mut grown = false;
+        for (walk, found) in walks.iter().zip(found) {
+            let [even, odd] = walk.replay(pending.clone(), found).0;
+            // The submit after an even one is odd.
+            grown |= pending[1].merge(&even) | pending[0].merge(&odd);
+        }
+        if !grown {
+            return pending;
+        }
+    }
+}
+
+/// Where an entry settles nothing by itself, what it inherits goes through it, and a barrier found early may have lost
+/// its reason when another entry got one. Tries to take each barrier back that only replay asked for.
+fn trim(walks: &[Walk], inside: &[EntrySync], found: &mut [EntrySync]) {
+    let right = |found: &[EntrySync]| {
+        let pending = inherited(walks, found);
+        walks
+            .iter()
+            .zip(found)
+            .all(|(walk, found)| walk.replay(pending.clone(), found).1)
+    };
+    for entry in 0..found.len() {
+        for wave in found[entry].before.ids() {
+            let (now, least) = (
+                found[entry].before[wave].clone(),
+                inside[entry].before[wave].clone(),
+            );
+            if now == least {
+                continue;
+            }
+            let weaker = now
+                .clone()
+                .map(|(_, hazard)| (Barrier::Execution, hazard))
+                .filter(|weaker| Some(weaker) != now.as_ref());
+            let choices = [least, weaker.clone(), now];
+            for choice in choices
+                .into_iter()
+                .enumerate()
+                .filter(|(index, _)| *index != 1 || weaker.is_some())
+            {
+                found[entry].before[wave] = choice.1;
+                if right(found) {
+                    break;
+                }
+            }
         }
     }
 }
@@ -179,6 +240,9 @@ impl Touched {
     }
 }
 
+/// Pending accesses at parity 0 and 1. A recording has the same barriers for both, so both are walked together.
+type Both = [Pending; 2];
+
 /// What later accesses can still conflict with.
 #[derive(Clone, Debug, Default)]
 struct Pending {
@@ -221,6 +285,18 @@ impl Pending {
     }
 }
 
+/// The weakest barrier that settles a hazard.
+fn needed(hazard: &Hazard) -> Barrier {
+    match hazard.kind {
+        HazardKind::WriteAfterRead => Barrier::Execution,
+        HazardKind::ReadAfterWrite | HazardKind::WriteAfterWrite => Barrier::Memory,
+    }
+}
+
+fn enough(barrier: Option<&(Barrier, Hazard)>, hazard: &Hazard) -> bool {
+    barrier.is_some_and(|(barrier, _)| *barrier == Barrier::Memory || *barrier == needed(hazard))
+}
+
 /// One entry as the walk sees it.
 struct Walk<'a> {
     entry: usize,
@@ -230,40 +306,68 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Walks the waves once, strengthens barriers where a hazard asks for it, and returns what is pending at the end
-    /// and whether a barrier changed.
-    fn run(&self, parity: u64, mut pending: Pending, found: &mut EntrySync) -> (Pending, bool) {
+    /// Walks the waves and strengthens barriers where a hazard asks for it. Returns what is pending at the end and
+    /// whether a barrier changed.
+    fn strengthen(&self, mut pending: Both, found: &mut EntrySync) -> (Both, bool) {
         let mut changed = false;
         for wave in self.schedule.waves().ids() {
-            let touches = self.touches(wave, parity);
-            let before = &mut found.before[wave];
-            for (touch, access, arena, bytes) in &touches {
-                let Some((kind, earlier)) = pending.conflict(*access, *arena, bytes) else {
-                    continue;
-                };
-                let needed = match kind {
-                    HazardKind::WriteAfterRead => Barrier::Execution,
-                    _ => Barrier::Memory,
-                };
-                let enough = |(barrier, _): &(Barrier, Hazard)| {
-                    *barrier == Barrier::Memory || *barrier == needed
-                };
-                if !before.as_ref().is_some_and(enough) {
-                    let hazard = Hazard {
-                        kind,
-                        earlier,
-                        later: *touch,
-                        arena: *arena,
-                        bytes: bytes.clone(),
-                    };
-                    *before = Some((needed, hazard));
-                    changed = true;
+            for (parity, pending) in pending.iter().enumerate() {
+                for hazard in self.hazards(wave, parity as u64, pending) {
+                    let before = &mut found.before[wave];
+                    if !enough(before.as_ref(), &hazard) {
+                        *before = Some((needed(&hazard), hazard));
+                        changed = true;
+                    }
                 }
             }
-            if let Some((barrier, _)) = before {
+            self.pass_wave(wave, found, &mut pending);
+        }
+        (pending, changed)
+    }
+
+    /// Walks the waves with the barriers as they are. Returns what is pending at the end and whether they are enough.
+    fn replay(&self, mut pending: Both, found: &EntrySync) -> (Both, bool) {
+        let mut right = true;
+        for wave in self.schedule.waves().ids() {
+            for (parity, pending) in pending.iter().enumerate() {
+                let before = found.before[wave].as_ref();
+                right &= self
+                    .hazards(wave, parity as u64, pending)
+                    .all(|hazard| enough(before, &hazard));
+            }
+            self.pass_wave(wave, found, &mut pending);
+        }
+        (pending, right)
+    }
+
+    /// The conflicts of a wave with what is pending before it.
+    fn hazards(
+        &self,
+        wave: WaveId,
+        parity: u64,
+        pending: &Pending,
+    ) -> impl Iterator<Item = Hazard> {
+        self.touches(wave, parity)
+            .into_iter()
+            .filter_map(move |(later, access, arena, bytes)| {
+                let (kind, earlier) = pending.conflict(access, arena, &bytes)?;
+                Some(Hazard {
+                    kind,
+                    earlier,
+                    later,
+                    arena,
+                    bytes,
+                })
+            })
+    }
+
+    /// Applies the barrier before a wave and adds what the wave does.
+    fn pass_wave(&self, wave: WaveId, found: &EntrySync, pending: &mut Both) {
+        for (parity, pending) in pending.iter_mut().enumerate() {
+            if let Some((barrier, _)) = &found.before[wave] {
                 pending.apply(*barrier);
             }
-            for (touch, access, arena, bytes) in touches {
+            for (touch, access, arena, bytes) in self.touches(wave, parity as u64) {
                 if access.writes() {
                     pending.writes.add(arena, &bytes, touch);
                 }
@@ -272,7 +376,6 @@ impl Walk<'_> {
                 }
             }
         }
-        (pending, changed)
     }
 
     fn touches(&self, wave: WaveId, parity: u64) -> Vec<(Touch, Access, ArenaId, Range<u64>)> {

@@ -38,10 +38,11 @@ impl Unsettled {
     }
 
     fn settle(&mut self, barrier: Barrier) {
-        self.reads = Bytes::default();
         match barrier {
-            Barrier::Memory => self.writes = Bytes::default(),
-            Barrier::Execution | Barrier::Host => {}
+            Barrier::Memory => *self = Self::default(),
+            Barrier::Execution => self.reads = Bytes::default(),
+            // Its second half is the host: later passes do not wait for it.
+            Barrier::Host => {}
         }
     }
 }

@@ -1,0 +1,281 @@
+//! Random graphs through the planner: whatever the graph, the verifier accepts the plan, the waves are as few as the
+//! longest dependency path, and sharing never costs memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod planning;
+
+use arbtest::arbitrary::{Result, Unstructured};
+use graphc::graph::{Class, Graph};
+use graphc::ids::Id;
+use graphc::kernel::Access;
+use graphc::plan::Plan;
+use graphc::plan::verify::{verify, verify_against};
+use planning::{Builder, bert, plan, schedules};
+
+/// Names and sizes that all entries of one plan agree on.
+struct Shared {
+    weights: Vec<u64>,
+    states: Vec<u64>,
+    carries: Vec<u64>,
+}
+
+impl Shared {
+    fn random(u: &mut Unstructured) -> Result<Self> {
+        let mut sizes = |most: usize| -> Result<Vec<u64>> {
+            let count = u.int_in_range(0..=most)?;
+            (0..count).map(|_| u.int_in_range(1..=200)).collect()
+        };
+        Ok(Self {
+            weights: sizes(3)?,
+            states: sizes(2)?,
+            carries: sizes(2)?,
+        })
+    }
+}
+
+/// A random graph: views, in-place passes, state in place, carries, scratch, values that nobody reads.
+fn random_graph(u: &mut Unstructured, entry: usize, shared: &Shared) -> Result<Graph> {
+    let mut b = Builder::new(&format!("e{entry}"));
+    let mut pool = vec![b.value("x", Class::Input, u.int_in_range(1..=300)?)];
+    for (i, count) in shared.weights.iter().enumerate() {
+        pool.push(b.value(format!("w{i}"), Class::Weight, *count));
+    }
+    let states: Vec<_> = shared
+        .states
+        .iter()
+        .enumerate()
+        .map(|(i, count)| b.value(format!("s{i}"), Class::State, *count))
+        .collect();
+    let mut carries = Vec::new();
+    for (i, count) in shared.carries.iter().enumerate() {
+        let next = b.transient(format!("next{i}"), *count);
+        let carry = b.value(format!("c{i}"), Class::Carry { next }, *count);
+        pool.push(carry);
+        carries.push(next);
+    }
+    let mut written = Vec::new();
+    for index in 0..u.int_in_range(1..=14)? {
+        let mut ports = Vec::new();
+        for _ in 0..u.int_in_range(1..=3)? {
+            // Recent values more often, so that long paths arise.
+            let back = if u.ratio(2, 3)? {
+                u.int_in_range(0..=pool.len().min(3) - 1)?
+            } else {
+                u.int_in_range(0..=pool.len() - 1)?
+            };
+            let value = pool[pool.len() - 1 - back];
+            if !ports.iter().any(|(other, _, _)| *other == value) {
+                ports.push((value, Access::Read, None));
+            }
+        }
+        if !states.is_empty() && u.ratio(1, 3)? {
+            let access = *u.choose(&[Access::Read, Access::ReadWrite])?;
+            ports.push((*u.choose(&states)?, access, None));
+        }
+        if u.ratio(1, 5)? {
+            ports.push((
+                b.value(
+                    format!("scratch{index}"),
+                    Class::Scratch,
+                    u.int_in_range(1..=40)?,
+                ),
+                Access::ReadWrite,
+                None,
+            ));
+        }
+        let in_place = u.ratio(1, 2)?;
+        let first = b.graph.values[ports[0].0].shape[0];
+        let count = if in_place {
+            first
+        } else {
+            u.int_in_range(1..=300)?
+        };
+        let out = match carries.pop() {
+            Some(next) if index > 1 || u.ratio(1, 2)? => next,
+            other => {
+                carries.extend(other);
+                b.transient(format!("t{index}"), count)
+            }
+        };
+        ports.push((out, Access::Write, in_place.then_some(0)));
+        b.ports(format!("pass{index}"), ports);
+        pool.push(out);
+        if !b.graph.values[out].name.starts_with("next") {
+            written.push(out);
+        }
+        if count > 8 && u.ratio(1, 4)? && b.graph.values[out].shape[0] > 8 {
+            let view = b.view(format!("t{index}.part"), out, 4, u.int_in_range(1..=4)?);
+            pool.push(view);
+        }
+    }
+    for (index, next) in carries.into_iter().enumerate() {
+        b.pass(format!("carry{index}"), &[pool[0]], &[next], false);
+    }
+    if !written.is_empty() {
+        for _ in 0..u.int_in_range(0..=2)? {
+            let value = *u.choose(&written)?;
+            if !b.graph.outputs.contains(&value) {
+                b.output(value);
+            }
+        }
+    }
+    Ok(b.graph)
+}
+
+fn random_graphs(u: &mut Unstructured) -> Result<Vec<Graph>> {
+    let shared = Shared::random(u)?;
+    (0..u.int_in_range(1..=3)?)
+        .map(|entry| random_graph(u, entry, &shared))
+        .collect()
+}
+
+/// Length of the longest path, straight from the ports: independent of the planner and of `Graph::dependencies`.
+fn longest_path(graph: &Graph) -> u64 {
+    let mut level: Vec<u64> = Vec::new();
+    for (pass, info) in graph.passes.enumerate() {
+        let mut own = 1;
+        for (other, before) in graph.passes.enumerate().take(pass.index()) {
+            let meets = info.ports.iter().any(|port| {
+                before.ports.iter().any(|earlier| {
+                    graph.root(earlier.value) == graph.root(port.value)
+                        && (earlier.access.writes() || port.access.writes())
+                })
+            });
+            if meets {
+                own = own.max(level[other.index()] + 1);
+            }
+        }
+        level.push(own);
+    }
+    level.into_iter().max().unwrap_or(0)
+}
+
+fn assert_proved(graphs: &[Graph], plan: &Plan) {
+    if let Err(violations) = verify(plan) {
+        panic!("{violations:#?}\n{plan:#?}");
+    }
+    for (graph, entry) in graphs.iter().zip(&plan.entries) {
+        verify_against(graph, entry).unwrap_or_else(|violations| panic!("{violations:#?}"));
+    }
+}
+
+#[test]
+fn every_random_graph_gets_a_plan_that_the_verifier_accepts() {
+    arbtest::arbtest(|u| {
+        let graphs = random_graphs(u)?;
+        let plan = plan(&graphs);
+        assert_proved(&graphs, &plan);
+        for (graph, entry) in graphs.iter().zip(&plan.entries) {
+            let stats = &entry.stats;
+            assert_eq!(stats.waves, longest_path(graph));
+            assert_eq!(stats.waves, stats.critical_path);
+            assert!(
+                stats.transient_bound <= stats.transient_planned,
+                "{stats:?}"
+            );
+            assert!(
+                stats.transient_planned <= stats.transient_naive,
+                "{stats:?}"
+            );
+        }
+        Ok(())
+    })
+    .budget_ms(4_000);
+}
+
+#[test]
+fn the_same_graph_gives_the_same_plan() {
+    arbtest::arbtest(|u| {
+        let graphs = random_graphs(u)?;
+        assert_eq!(plan(&graphs), plan(&graphs));
+        Ok(())
+    })
+    .budget_ms(500);
+}
+
+/// Steps with the byte ranges that they touch, for messages.
+fn brief(plan: &Plan) -> String {
+    use graphc::plan::Step;
+    let mut text = String::new();
+    for (e, entry) in plan.entries.iter().enumerate() {
+        for (s, step) in entry.steps.iter().enumerate() {
+            text += &format!("{e}.{s} {step:?}");
+            if let Step::Dispatch(pass) = step {
+                for bind in &entry.passes[*pass].binds {
+                    let tensor = &entry.tensors[bind.tensor];
+                    text += &format!(
+                        " {:?} {} {}@{:?};",
+                        bind.access,
+                        tensor.name,
+                        tensor.arena.0,
+                        tensor.range(0)
+                    );
+                }
+            }
+            text += "\n";
+        }
+    }
+    text
+}
+
+/// Dropping or weakening any barrier of any plan breaks it: there is no barrier too many.
+#[test]
+fn no_barrier_of_a_random_plan_can_be_dropped_or_weakened() {
+    use graphc::plan::{Barrier, Step};
+    arbtest::arbtest(|u| {
+        let graphs = random_graphs(u)?;
+        let plan = plan(&graphs);
+        for (e, entry) in plan.entries.iter().enumerate() {
+            for (s, step) in entry.steps.iter().enumerate() {
+                if let Step::Barrier(barrier) = step {
+                    let mut dropped = plan.clone();
+                    dropped.entries[e].steps.remove(s);
+                    assert!(
+                        verify(&dropped).is_err(),
+                        "step {s} of {e}:\n{}",
+                        brief(&plan)
+                    );
+                    if *barrier == Barrier::Memory {
+                        let mut weakened = plan.clone();
+                        weakened.entries[e].steps[s] = Step::Barrier(Barrier::Execution);
+                        assert!(
+                            verify(&weakened).is_err(),
+                            "step {s} of {e}:\n{}",
+                            brief(&plan)
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+    .budget_ms(2_000);
+}
+
+#[test]
+fn bert_of_twelve_layers_meets_the_bound() {
+    // 1 + 12 * 5 + 1 passes, each of which reads what the one before it wrote.
+    let graphs = [
+        bert("batch=32,seq=512", 12, 32 * 512, 384),
+        bert("batch=1,seq=32", 12, 32, 384),
+    ];
+    let plan = plan(&graphs);
+    assert_proved(&graphs, &plan);
+    for entry in &plan.entries {
+        let stats = &entry.stats;
+        assert_eq!(
+            (stats.passes, stats.waves, stats.critical_path),
+            (62, 62, 62)
+        );
+        assert!(
+            stats.transient_planned * 100 <= stats.transient_bound * 105,
+            "{stats:?}"
+        );
+        assert_eq!(stats.submits, 1);
+    }
+    assert!(
+        schedules(&graphs)
+            .iter()
+            .all(|schedule| schedule.waves().iter().all(|wave| wave.len() == 1))
+    );
+}
