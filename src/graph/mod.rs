@@ -6,6 +6,15 @@
 //! an input, weight, state or carry; passes stand in an order in which definitions precede uses; the order of
 //! passes that touch the same state is the order of the file.
 
+mod check;
+mod dump;
+mod expand;
+pub mod flat;
+mod fuse;
+mod infer;
+mod order;
+mod stages;
+
 use std::collections::BTreeMap;
 
 use petgraph::graph::DiGraph;
@@ -15,6 +24,13 @@ use crate::expr::Value;
 use crate::ids::{Id, IdVec, PassId, ValueId};
 use crate::kernel::{Access, Binding};
 use crate::span::Span;
+
+pub use check::check;
+pub use expand::{Request, expand};
+pub use flat::Flat;
+pub use fuse::{FuseOptions, fuse};
+pub use infer::infer;
+pub use stages::{Checked, Fired, Fused, Typed};
 
 /// Where a pass or value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

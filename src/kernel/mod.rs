@@ -2,6 +2,8 @@
 //! pass binds it to values ([`bind`]); a device's features choose a variant; `build` turns GLSL into SPIR-V;
 //! `reflect` reads the SPIR-V back and checks that the manifest told the truth.
 
+pub mod bind;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::device::Feature;
 use crate::dtype::DType;
 use crate::expr::{Expr, Value};
+
+pub use bind::{BindError, Given, bind, shape_text};
 
 /// How a pass touches a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
