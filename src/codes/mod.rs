@@ -7,6 +7,7 @@ pub mod device;
 pub mod fuse;
 pub mod graph;
 pub mod kernel;
+pub mod metadata;
 pub mod model;
 pub mod plan;
 pub mod text;
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Explained> {
         weights::CODES,
         device::CODES,
         model::CODES,
+        metadata::CODES,
     ]
     .into_iter()
     .flatten()

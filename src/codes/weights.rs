@@ -63,9 +63,8 @@ pub(super) const CODES: &[Explained] = &[
     Explained {
         code: Code("G0609"),
         title: "packed weights cannot be written",
-        text: "Weights are packed once and kept in `.graphc` beside the model, or in the cache folder \
-               (`GRAPHC_CACHE`, else the user's cache folder). Neither could be written, and the weights are too \
-               large to be packed into memory at every start. Nothing half-written is left behind.",
+        text: "Weights are packed once and kept in `.graphc` beside the model, or in the cache folder. Neither \
+               could be written, and the weights are too large to be packed into memory at every start. Nothing half-written is left behind.",
     },
     Explained {
         code: Code("G0610"),

@@ -3,5 +3,7 @@
 
 pub mod bucket;
 pub mod embed;
+mod flatten;
 pub mod hub;
+pub mod metadata;
 pub mod tokenizer;

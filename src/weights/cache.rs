@@ -15,11 +15,10 @@
 //! while size, time and header are the same, because the full hash would double what a start has to read; if only
 //! the time differs (a copy, a `touch`) the full hash decides.
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -68,18 +67,6 @@ pub(super) struct CacheFile {
     pub payload: Range<usize>,
     /// What it says about itself.
     pub description: Description,
-}
-
-/// The folder for caches of this program: `$GRAPHC_CACHE`, else `$XDG_CACHE_HOME/graphc`, else `~/.cache/graphc`.
-pub fn cache_dir() -> Option<PathBuf> {
-    let folder = |name: &str| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    folder("GRAPHC_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|base| base.join("graphc")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/graphc")))
 }
 
 /// The identity of a checkpoint, with the full hash of every file.

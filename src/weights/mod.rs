@@ -26,7 +26,6 @@ mod random;
 mod recipe;
 mod safetensors;
 
-pub use cache::cache_dir;
 pub use checkpoint::{Checkpoint, SourceType, TensorRef, read_bounded};
 pub use convert::Losses;
 pub use pack::{CachePlace, LossyWeight, PackOptions, PackedWeights};

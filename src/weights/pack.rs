@@ -35,15 +35,23 @@ const MAX_MEMORY_BYTES: u64 = 2 << 30;
 const MAX_DEPTH: u32 = 32;
 
 /// Where the packed weights are kept between runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CachePlace {
-    /// In `.graphc` beside the model if that can be written, else in [`cache::cache_dir`].
-    #[default]
-    Automatic,
-    /// In the first of these folders that can be written.
-    Folders(Vec<PathBuf>),
+    /// In `.graphc` beside the model if that can be written, else in this folder, which models share.
+    BesideModel {
+        /// The shared folder, if there is one.
+        or_else: Option<PathBuf>,
+    },
+    /// In this folder, which models share.
+    Folder(PathBuf),
     /// Nowhere: they are packed into memory at every start.
     Memory,
+}
+
+impl Default for CachePlace {
+    fn default() -> Self {
+        CachePlace::BesideModel { or_else: None }
+    }
 }
 
 /// How to pack.
@@ -218,14 +226,12 @@ fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<P
     let shared = |base: &Path| base.join(format!("weights-{model}-{layout}.pack"));
     match place {
         CachePlace::Memory => vec![],
-        CachePlace::Folders(folders) => folders.iter().map(|base| shared(base)).collect(),
-        CachePlace::Automatic => {
-            let beside = checkpoint
-                .folder()
-                .join(".graphc")
-                .join(format!("weights-{layout}.pack"));
-            let cache = cache::cache_dir().map(|base| shared(&base.join("weights")));
-            [Some(beside), cache].into_iter().flatten().collect()
+        CachePlace::Folder(folder) => vec![shared(folder)],
+        CachePlace::BesideModel { or_else } => {
+            let beside = checkpoint.folder().join(".graphc").join(format!("weights-{layout}.pack"));
+            let mut places = vec![beside];
+            places.extend(or_else.iter().map(|folder| shared(folder)));
+            places
         }
     }
 }
@@ -241,7 +247,7 @@ fn hex(hash: &[u8; 32]) -> String {
 fn write_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("{error}; free some space or set GRAPHC_CACHE to a folder on another disk")
+            format!("{error}; free some space or name a cache folder on another disk")
         }
         _ => error.to_string(),
     }
