@@ -45,9 +45,7 @@ impl Part<'_> {
             return Err(E::custom("it is not an object"));
         }
         if self.values.len() == MAX_VALUES {
-            return Err(E::custom(format!(
-                "it has more than {MAX_VALUES} values"
-            )));
+            return Err(E::custom(format!("it has more than {MAX_VALUES} values")));
         }
         // Two paths can spell the same key: `{"a": {"b": 1}, "a.b": 2}`.
         if self.values.insert(self.key.clone(), value).is_some() {
@@ -58,9 +56,7 @@ impl Part<'_> {
 
     fn below<E: de::Error>(&mut self, name: &str) -> Result<Part<'_>, E> {
         if self.depth == MAX_DEPTH {
-            return Err(E::custom(format!(
-                "it is nested deeper than {MAX_DEPTH}"
-            )));
+            return Err(E::custom(format!("it is nested deeper than {MAX_DEPTH}")));
         }
         let key = match self.key.as_str() {
             "" => name.to_string(),

@@ -38,7 +38,11 @@ const ACTIVATIONS: &[(&str, &str)] = &[
 /// Keys whose value is the name of an activation.
 const ACTIVATION_KEYS: &[&str] = &["hidden_act", "hidden_activation", "activation_function"];
 /// Keys for the number of positions, best first.
-const POSITION_KEYS: &[&str] = &["max_position_embeddings", "n_positions", "max_trained_positions"];
+const POSITION_KEYS: &[&str] = &[
+    "max_position_embeddings",
+    "n_positions",
+    "max_trained_positions",
+];
 /// Switches of a pooling configuration, and the pooling that they mean where the kernel has it.
 const POOLINGS: &[(&str, Option<&str>)] = &[
     ("pooling_mode_cls_token", Some("cls")),
@@ -133,7 +137,10 @@ impl ModelMetadata {
         let config = inner.join("config.json");
         if !config.exists() {
             let reason = "it is missing; a model folder has config.json, tokenizer.json and model.safetensors";
-            return Err(MetadataError::Config { path: config, reason: reason.into() });
+            return Err(MetadataError::Config {
+                path: config,
+                reason: reason.into(),
+            });
         }
         let mut values = read(&config)?;
         for key in ACTIVATION_KEYS {
@@ -143,7 +150,10 @@ impl ModelMetadata {
                 *name = (*ours).to_string();
             }
         }
-        let positions = POSITION_KEYS.iter().find_map(|key| values.get(*key)).cloned();
+        let positions = POSITION_KEYS
+            .iter()
+            .find_map(|key| values.get(*key))
+            .cloned();
         if let Some(positions) = positions {
             values.insert("max_positions".into(), positions);
         }
@@ -159,21 +169,30 @@ impl ModelMetadata {
         if let Some(modules) = &modules {
             values.insert("normalize".into(), Value::Bool(modules.normalize));
         }
-        let limits = [inner.join("sentence_bert_config.json"), folder.join("sentence_bert_config.json")];
+        let limits = [
+            inner.join("sentence_bert_config.json"),
+            folder.join("sentence_bert_config.json"),
+        ];
         if let Some(path) = limits.iter().find(|path| path.exists())
             && let Some(limit) = read(path)?.remove("max_seq_length")
         {
             values.insert("max_seq_length".into(), limit);
         }
-        Ok(Self { folder: inner, values })
+        Ok(Self {
+            folder: inner,
+            values,
+        })
     }
 
     /// `model_type` of config.json.
     pub fn model_type(&self) -> Result<&str, MetadataError> {
         match self.values.get("model_type") {
             Some(Value::Text(name)) => Ok(name),
-            Some(other) => Err(self.config_error(format!("`model_type` is {other} and not a text"))),
-            None => Err(self.config_error("it has no `model_type`, so no graph can be chosen for it".into())),
+            Some(other) => {
+                Err(self.config_error(format!("`model_type` is {other} and not a text")))
+            }
+            None => Err(self
+                .config_error("it has no `model_type`, so no graph can be chosen for it".into())),
         }
     }
 
@@ -187,11 +206,17 @@ impl ModelMetadata {
 
 /// The graph file among those in the folder `graphs` that accepts `model_type`. A file that does not load is no
 /// reason to refuse another one; it is passed over here and reported when somebody compiles it.
-pub fn find_graph(model_type: &str, sources: &dyn Sources, graphs: &str) -> Result<String, MetadataError> {
-    let files = sources.list(graphs).map_err(|error| MetadataError::Config {
-        path: PathBuf::from(graphs),
-        reason: error.reason,
-    })?;
+pub fn find_graph(
+    model_type: &str,
+    sources: &dyn Sources,
+    graphs: &str,
+) -> Result<String, MetadataError> {
+    let files = sources
+        .list(graphs)
+        .map_err(|error| MetadataError::Config {
+            path: PathBuf::from(graphs),
+            reason: error.reason,
+        })?;
     let mut supported = Vec::new();
     for path in files {
         let Ok(text) = sources.read(&path) else {
@@ -237,18 +262,29 @@ fn bytes(path: &Path) -> Result<Vec<u8>, MetadataError> {
 }
 
 /// The one pooling that a configuration switches on.
-fn pooling_mode(path: &Path, config: &BTreeMap<String, Value>) -> Result<&'static str, MetadataError> {
+fn pooling_mode(
+    path: &Path,
+    config: &BTreeMap<String, Value>,
+) -> Result<&'static str, MetadataError> {
     let fault = |reason: String| MetadataError::Pooling {
         path: path.to_path_buf(),
         reason,
     };
     let mut on = Vec::new();
-    for (key, value) in config.iter().filter(|(key, _)| key.starts_with("pooling_mode")) {
+    for (key, value) in config
+        .iter()
+        .filter(|(key, _)| key.starts_with("pooling_mode"))
+    {
         match (key.as_str(), value) {
             // The form of newer versions: the name itself.
             ("pooling_mode", Value::Text(name)) => {
-                let known = POOLINGS.iter().find_map(|(_, mode)| mode.filter(|mode| mode == name));
-                on.push((name.as_str(), known.or((name == "lasttoken").then_some("last"))));
+                let known = POOLINGS
+                    .iter()
+                    .find_map(|(_, mode)| mode.filter(|mode| mode == name));
+                on.push((
+                    name.as_str(),
+                    known.or((name == "lasttoken").then_some("last")),
+                ));
             }
             (_, Value::Bool(false)) => {}
             (key, Value::Bool(true)) => {
@@ -258,14 +294,24 @@ fn pooling_mode(path: &Path, config: &BTreeMap<String, Value>) -> Result<&'stati
             (key, other) => return Err(fault(format!("`{key}` is {other} and not true or false"))),
         }
     }
-    let names = || on.iter().map(|(key, _)| format!("`{key}`")).collect::<Vec<_>>().join(" and ");
+    let names = || {
+        on.iter()
+            .map(|(key, _)| format!("`{key}`"))
+            .collect::<Vec<_>>()
+            .join(" and ")
+    };
     match on.as_slice() {
         [(_, Some(mode))] => Ok(mode),
         [(key, None)] => Err(fault(format!(
             "the pooling `{key}` is not supported; there are mean, cls, last and max"
         ))),
-        [] => Err(fault("it switches no pooling on; one of mean, cls, last and max is needed".into())),
-        _ => Err(fault(format!("it switches on {} at once; only one can be used", names()))),
+        [] => Err(fault(
+            "it switches no pooling on; one of mean, cls, last and max is needed".into(),
+        )),
+        _ => Err(fault(format!(
+            "it switches on {} at once; only one can be used",
+            names()
+        ))),
     }
 }
 
@@ -295,11 +341,18 @@ impl Modules {
         if !path.exists() {
             return Ok(None);
         }
-        let fault = |reason: String| MetadataError::Modules { path: path.clone(), reason };
+        let fault = |reason: String| MetadataError::Modules {
+            path: path.clone(),
+            reason,
+        };
         let mut raw: Vec<RawModule> =
             serde_json::from_slice(&bytes(&path)?).map_err(|error| fault(error.to_string()))?;
         if raw.len() > Self::MAX {
-            return Err(fault(format!("it lists {} modules, at most {} are read", raw.len(), Self::MAX)));
+            return Err(fault(format!(
+                "it lists {} modules, at most {} are read",
+                raw.len(),
+                Self::MAX
+            )));
         }
         raw.sort_by_key(|module| module.idx);
         let mut transformer = None;
@@ -308,9 +361,14 @@ impl Modules {
         for module in raw {
             let kind = module.kind.rsplit('.').next().unwrap_or_default();
             let inside = Path::new(&module.path);
-            let escapes = !inside.components().all(|part| matches!(part, Component::Normal(_)));
+            let escapes = !inside
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
             if escapes || module.path.contains('\\') {
-                return Err(fault(format!("module {} leads out of the folder: `{}`", module.idx, module.path)));
+                return Err(fault(format!(
+                    "module {} leads out of the folder: `{}`",
+                    module.idx, module.path
+                )));
             }
             match (kind, &transformer, &pooling) {
                 ("Transformer", None, None) => transformer = Some(inside.to_path_buf()),
@@ -334,7 +392,11 @@ impl Modules {
             }
         }
         match transformer {
-            Some(transformer) => Ok(Some(Self { transformer, pooling, normalize })),
+            Some(transformer) => Ok(Some(Self {
+                transformer,
+                pooling,
+                normalize,
+            })),
             None => Err(fault("it lists no Transformer".into())),
         }
     }

@@ -228,7 +228,10 @@ fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<P
         CachePlace::Memory => vec![],
         CachePlace::Folder(folder) => vec![shared(folder)],
         CachePlace::BesideModel { or_else } => {
-            let beside = checkpoint.folder().join(".graphc").join(format!("weights-{layout}.pack"));
+            let beside = checkpoint
+                .folder()
+                .join(".graphc")
+                .join(format!("weights-{layout}.pack"));
             let mut places = vec![beside];
             places.extend(or_else.iter().map(|folder| shared(folder)));
             places
