@@ -1,0 +1,204 @@
+// What every variant of `linear` shares: bindings, the vector view of the operands, and the epilogue.
+//
+//     y = LayerNorm(activation(RoPE(x w^T + bias)) + residual)
+//
+// The epilogue works on four neighbouring columns of one row, so that RoPE pairs and (gate, up) pairs stay together.
+#include "math.glsl"
+
+#define GATED (ACT == ACT_SWIGLU || ACT == ACT_GEGLU || ACT == ACT_GEGLU_TANH)
+#if GATED
+#define GATES 2
+#else
+#define GATES 1
+#endif
+
+#if VEC == 4
+layout(binding = BIND_X) readonly buffer In0 { A4 x[]; };
+layout(binding = BIND_W) readonly buffer In1 { W4 w[]; };
+#else
+layout(binding = BIND_X) readonly buffer In0 { A x[]; };
+layout(binding = BIND_W) readonly buffer In1 { W w[]; };
+#endif
+#if HAS_BIAS
+layout(binding = BIND_BIAS) readonly buffer In2 { float bias[]; };
+#endif
+#if HAS_POSITIONS
+layout(binding = BIND_POSITIONS) readonly buffer In3 { uint positions[]; };
+#endif
+#if HAS_RESIDUAL
+layout(binding = BIND_RESIDUAL) readonly buffer In4 { A residual[]; };
+#endif
+#if HAS_NORM_WEIGHT
+layout(binding = BIND_NORM_WEIGHT) readonly buffer In5 { float norm_weight[]; };
+#if HAS_NORM_BIAS
+layout(binding = BIND_NORM_BIAS) readonly buffer In6 { float norm_bias[]; };
+#endif
+// Rows are finished by another workgroup than the ones that wrote them: coherent makes those writes meet in memory.
+#if HAS_SUM
+layout(binding = BIND_SUM) coherent buffer Out0 { A before_norm[]; };
+layout(binding = BIND_Y) writeonly buffer Out1 { A y[]; };
+#else
+layout(binding = BIND_Y) coherent buffer Out1 { A y[]; };
+#define before_norm y
+#endif
+layout(binding = BIND_COUNTERS) coherent buffer Scratch { uint counters[]; };
+#else
+layout(binding = BIND_Y) writeonly buffer Out1 { A y[]; };
+#define before_norm y
+#endif
+layout(push_constant) uniform Push { uint m, n, k; float eps, rope_theta; };
+
+// x[row, 4 * k4 .. 4 * k4 + 4] with zeros past the edges.
+vec4 load_x(uint row, uint k4) {
+    if (row >= m) {
+        return vec4(0.0);
+    }
+#if VEC == 4
+    return 4 * k4 < k ? vec4(x[row * (k / 4) + k4]) : vec4(0.0);
+#else
+    vec4 v = vec4(0.0);
+    for (uint i = 0; i < 4; i++) {
+        if (4 * k4 + i < k) {
+            v[i] = float(x[row * k + 4 * k4 + i]);
+        }
+    }
+    return v;
+#endif
+}
+
+// w[column, 4 * k4 .. 4 * k4 + 4] with zeros past the edges.
+vec4 load_w(uint column, uint k4) {
+    if (column >= n) {
+        return vec4(0.0);
+    }
+#if VEC == 4
+    return 4 * k4 < k ? vec4(w[column * (k / 4) + k4]) : vec4(0.0);
+#else
+    vec4 v = vec4(0.0);
+    for (uint i = 0; i < 4; i++) {
+        if (4 * k4 + i < k) {
+            v[i] = float(w[column * k + 4 * k4 + i]);
+        }
+    }
+    return v;
+#endif
+}
+
+float activate(float v) {
+#if ACT == ACT_RELU
+    return max(v, 0.0);
+#elif ACT == ACT_GELU || ACT == ACT_GEGLU
+    return gelu(v);
+#elif ACT == ACT_GELU_TANH || ACT == ACT_GEGLU_TANH
+    return gelu_tanh(v);
+#elif ACT == ACT_SILU || ACT == ACT_SWIGLU
+    return silu(v);
+#else
+    return v;
+#endif
+}
+
+// Writes what follows from the products of `row` with columns `column .. column + 4`; `column` is a multiple of 4.
+void finish(uint row, uint column, vec4 acc) {
+    if (row >= m) {
+        return;
+    }
+#if HAS_BIAS
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+        acc[i] += column + i < n ? bias[column + i] : 0.0;
+    }
+#endif
+#if HAS_POSITIONS
+    float position = float(positions[row]);
+    [[unroll]] for (uint i = 0; i < 4; i += 2) {
+        if (column + i < OPT_ROPE_HEADS * OPT_ROPE_HEAD_DIM) {
+            uint in_head = (column + i) % OPT_ROPE_HEAD_DIM;
+            acc.xy = i == 0 ? rotate(acc.xy, in_head, OPT_ROPE_HEAD_DIM, position, rope_theta) : acc.xy;
+            acc.zw = i == 2 ? rotate(acc.zw, in_head, OPT_ROPE_HEAD_DIM, position, rope_theta) : acc.zw;
+        }
+    }
+#endif
+    uint n_out = n / GATES;
+    [[unroll]] for (uint i = 0; i < 4; i += GATES) {
+        uint out_column = (column + i) / GATES;
+        if (out_column < n_out) {
+            uint at = row * n_out + out_column;
+#if GATED
+            float value = activate(acc[i]) * acc[i + 1];
+#else
+            float value = activate(acc[i]);
+#endif
+#if HAS_RESIDUAL
+            value += float(residual[at]);
+#endif
+            before_norm[at] = A(value);
+        }
+    }
+}
+
+#if HAS_NORM_WEIGHT
+// LayerNorm needs whole rows, which several workgroups wrote. Each of them counts itself in at its block of rows; the
+// last one to arrive normalises the block and sets the counter back for the next run. Nobody waits for anybody, so
+// no forward progress between workgroups is assumed.
+shared uint arrived;
+shared float team_sums[LOCAL_X];
+
+// Sum over the TEAM invocations that share a row.
+const uint TEAM = 32;
+float team_sum(float value) {
+    uint t = gl_LocalInvocationID.x;
+    uint lane = t % TEAM;
+    barrier();
+    team_sums[t] = value;
+    barrier();
+    [[unroll]] for (uint live = TEAM / 2; live > 0; live /= 2) {
+        if (lane < live) {
+            team_sums[t] += team_sums[t + live];
+        }
+        barrier();
+    }
+    return team_sums[t - lane];
+}
+
+// Normalises rows `first .. first + count` if this workgroup is the last of `arrivals` to finish writing them.
+void finish_rows(uint block, uint first, uint count, uint arrivals) {
+    memoryBarrierBuffer();
+    barrier();
+    if (gl_LocalInvocationID.x == 0) {
+        arrived = atomicAdd(counters[block], 1);
+    }
+    barrier();
+    if (arrived != arrivals - 1) {
+        return;
+    }
+    memoryBarrierBuffer();
+    uint n_out = n / GATES;
+    uint lane = gl_LocalInvocationID.x % TEAM;
+    for (uint r = gl_LocalInvocationID.x / TEAM; r < count; r += LOCAL_X / TEAM) {
+        uint row = min(first + r, m - 1);
+        float total = 0.0;
+        for (uint j = lane; j < n_out; j += TEAM) {
+            total += float(before_norm[row * n_out + j]);
+        }
+        float mean = team_sum(total) / float(n_out);
+        float squares = 0.0;
+        for (uint j = lane; j < n_out; j += TEAM) {
+            float d = float(before_norm[row * n_out + j]) - mean;
+            squares += d * d;
+        }
+        float scale = inversesqrt(team_sum(squares) / float(n_out) + eps);
+        if (first + r < m) {
+            for (uint j = lane; j < n_out; j += TEAM) {
+                float value = (float(before_norm[row * n_out + j]) - mean) * scale * norm_weight[j];
+#if HAS_NORM_BIAS
+                value += norm_bias[j];
+#endif
+                y[row * n_out + j] = A(value);
+            }
+        }
+    }
+    if (gl_LocalInvocationID.x == 0) {
+        counters[block] = 0;
+    }
+}
+#endif
