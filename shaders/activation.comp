@@ -35,7 +35,7 @@ void main() {
     if (i < n / VEC) {
 #if VEC == 4
         vec4 v = vec4(x[i]);
-        y[i] = A4(activate(v.x), activate(v.y), activate(v.z), activate(v.w));
+        y[i] = A4(vec4(activate(v.x), activate(v.y), activate(v.z), activate(v.w)));
 #else
         y[i] = A(activate(float(x[i])));
 #endif
