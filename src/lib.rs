@@ -53,6 +53,7 @@ pub mod interp;
 pub mod kernel;
 pub mod model;
 pub mod plan;
+pub mod profile;
 pub mod sources;
 pub mod span;
 pub mod text;

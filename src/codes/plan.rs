@@ -59,4 +59,22 @@ pub(super) const CODES: &[Explained] = &[
                its alignment (`minStorageBufferOffsetAlignment`, 16 bytes on most devices). Cut along an outer dimension, so \
                that the part starts at a whole row, or bind the whole value and let the kernel find the part.",
     },
+    Explained {
+        code: Code("G0509"),
+        title: "no such device profile",
+        text: "`--profile` takes the name of a file in `profiles/devices/` (`nvidia-h200`, `lavapipe`) or the path of a `.ron` \
+               file. The message lists the known names.",
+    },
+    Explained {
+        code: Code("G0510"),
+        title: "a file that is no device profile",
+        text: "The file is not RON, or has an unknown, missing or mistyped field. `profiles/README.md` describes every field; \
+               copying the nearest profile and changing its numbers is the easiest way to a new one.",
+    },
+    Explained {
+        code: Code("G0511"),
+        title: "a device profile with an impossible number",
+        text: "Limits are at least 1, the alignment and the subgroup size are powers of two, roofs and time budgets are positive, \
+               and the conditions of choices are expressions over a kernel's dims and options.",
+    },
 ];

@@ -13,6 +13,7 @@ pub mod flat;
 mod fuse;
 mod infer;
 mod order;
+mod recipe;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub enum Class {
 
 /// A packing recipe with all templates and sizes resolved.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "recipe::Postfix", try_from = "recipe::Postfix")]
 #[allow(missing_docs)]
 pub enum Recipe {
     /// A tensor of the checkpoint.

@@ -15,6 +15,8 @@ use crate::graph::Recipe;
 use crate::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
 use crate::kernel::Access;
 
+pub mod codec;
+pub mod dump;
 pub mod estimate;
 pub mod live;
 pub mod lower;
