@@ -162,7 +162,7 @@ mod tests {
                 .collect()
         };
         // 1 * 32 + 8 * 32 rows in two submits; one submit of 32 * 32 rows.
-        assert_eq!(names(1), [bucket(1, 32), bucket(8, 32)]);
+        assert_eq!(names(1), [bucket(8, 32), bucket(1, 32)]);
         assert_eq!(names(1000), [bucket(32, 32)]);
     }
 

@@ -6,4 +6,7 @@ pub mod embed;
 mod flatten;
 pub mod hub;
 pub mod metadata;
+pub mod output;
+pub mod rows;
+pub mod texts;
 pub mod tokenizer;
