@@ -1,0 +1,251 @@
+//! The compiler, top to bottom: one call per stage.
+//!
+//! In: a graph file's path, texts through [`Sources`], a device as data, one [`Request`] per entry. Out: a [`Plan`]
+//! that has been proved, with warnings and the dumps that were asked for. Always: the same input gives the same
+//! plan, byte for byte; nothing here reads files, clocks or devices except through what it is given.
+
+use std::collections::BTreeMap;
+
+use crate::codes::plan as codes;
+use crate::device::DeviceProfile;
+use crate::diag::{Diagnostic, Diagnostics};
+use crate::graph::{self, FuseOptions, Fused, Graph, Request};
+use crate::ids::{IdVec, PassId};
+use crate::kernel::{self, Library, build::Builder, instance::Instances};
+use crate::plan::lower::{EntryParts, Lowered, Parts};
+use crate::plan::{self, Plan, schedule::Schedule};
+use crate::span::{SourceMap, Sources};
+use crate::text;
+
+/// A stage whose result can be printed (`--emit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Stage {
+    Flat,
+    Typed,
+    Fused,
+    Schedule,
+    Memory,
+    Sync,
+    Plan,
+    Dot,
+}
+
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Stage; 8] = [
+        Stage::Flat,
+        Stage::Typed,
+        Stage::Fused,
+        Stage::Schedule,
+        Stage::Memory,
+        Stage::Sync,
+        Stage::Plan,
+        Stage::Dot,
+    ];
+
+    /// The name after `--emit`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Flat => "flat",
+            Stage::Typed => "typed",
+            Stage::Fused => "fused",
+            Stage::Schedule => "schedule",
+            Stage::Memory => "memory",
+            Stage::Sync => "sync",
+            Stage::Plan => "plan",
+            Stage::Dot => "dot",
+        }
+    }
+}
+
+/// What to compile, and for what.
+pub struct Job<'a> {
+    /// The graph file.
+    pub graph: &'a str,
+    /// Reads graph files, manifests and shaders.
+    pub sources: &'a dyn Sources,
+    /// The device.
+    pub profile: &'a DeviceProfile,
+    /// One per entry.
+    pub entries: &'a [Request],
+    /// Which fusion rules to leave out.
+    pub fusion: FuseOptions,
+    /// Kernel name to the variant it must run as, for tests and experiments.
+    pub variants: BTreeMap<String, String>,
+    /// Makes SPIR-V; without one the plan can be studied but not run.
+    pub builder: Option<&'a dyn Builder>,
+    /// Longest time one submit should take.
+    pub max_submit_ms: Option<f64>,
+    /// Stages to print.
+    pub emit: &'a [Stage],
+}
+
+impl<'a> Job<'a> {
+    /// A job with nothing switched off and nothing printed.
+    pub fn new(graph: &'a str, sources: &'a dyn Sources, profile: &'a DeviceProfile, entries: &'a [Request]) -> Self {
+        Self {
+            graph,
+            sources,
+            profile,
+            entries,
+            fusion: FuseOptions::default(),
+            variants: BTreeMap::new(),
+            builder: None,
+            max_submit_ms: None,
+            emit: &[],
+        }
+    }
+}
+
+/// A plan and what was said on the way.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The plan, proved by [`plan::verify`].
+    pub plan: Plan,
+    /// Warnings of all stages.
+    pub warnings: Vec<Diagnostic>,
+    /// The dumps that were asked for, in order.
+    pub dumps: Vec<(Stage, String)>,
+}
+
+/// Compiles `job`. Every text read goes into `map`, where the places of all messages point.
+pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnostics> {
+    let mut said = Said { warnings: Vec::new(), emit: job.emit, dumps: Vec::new() };
+
+    let loaded = text::load(job.graph, job.sources, map)?;
+    let library = kernel::load(job.sources, map)?;
+    let mut fused = Vec::with_capacity(job.entries.len());
+    for request in job.entries {
+        fused.push(front(job, &loaded, &library, request, &mut said)?);
+    }
+
+    let mut instances = Instances::new(job.profile, job.sources, job.builder, &job.variants);
+    let mut lowered: Vec<IdVec<PassId, Lowered>> = Vec::with_capacity(fused.len());
+    for entry in &fused {
+        lowered.push(instances.choose(entry.graph(), &library)?);
+    }
+
+    let schedules: Vec<Schedule> = fused
+        .iter()
+        .zip(&lowered)
+        .map(|(entry, lowered)| plan::schedule::schedule(entry.graph(), lowered, &job.profile.roofs))
+        .collect();
+    let scheduled: Vec<(&Graph, &Schedule)> = fused.iter().map(Fused::graph).zip(&schedules).collect();
+    said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
+    let placement = plan::pack::pack(&scheduled, &job.profile.limits)?;
+    let sync = plan::sync::sync(&scheduled, &placement);
+    let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
+    let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
+
+    let parts: Vec<EntryParts<'_>> = scheduled
+        .iter()
+        .zip(&lowered)
+        .map(|((graph, schedule), lowered)| EntryParts { graph, lowered, schedule })
+        .collect();
+    let (kernels, needs) = instances.finish();
+    let (plan, warnings) = plan::lower::lower(Parts {
+        entries: &parts,
+        placement,
+        sync,
+        kernels,
+        needs,
+        profile: job.profile,
+        max_submit_ms: job.max_submit_ms,
+        params: params(&loaded, &fused),
+        source_hash: source_hash(job, map),
+        sources: map,
+    })?;
+    said.warnings.extend(warnings);
+    said.dump(Stage::Memory, || plan::dump::memory(&plan));
+    said.dumps.extend(synced.map(|text| (Stage::Sync, text)));
+    said.dump(Stage::Plan, || plan::dump::plan(&plan));
+    said.dump(Stage::Dot, || plan::dump::dot(&plan));
+
+    prove(&plan, &graphs)?;
+    said.dumps.sort_by_key(|(stage, _)| *stage);
+    Ok(Compiled { plan, warnings: said.warnings, dumps: said.dumps })
+}
+
+/// Stages 2 to 5 for one entry.
+fn front(
+    job: &Job<'_>,
+    loaded: &text::Loaded,
+    library: &Library,
+    request: &Request,
+    said: &mut Said<'_>,
+) -> Result<Fused, Diagnostics> {
+    let flat = graph::expand(loaded, request)?;
+    said.dump(Stage::Flat, || flat.dump());
+    let typed = graph::infer(flat, library)?;
+    said.dump(Stage::Typed, || typed.dump());
+    let checked = graph::check(typed)?;
+    let mut options = job.fusion.clone();
+    options.disabled.extend(loaded.graph.disable.iter().cloned());
+    let fused = graph::fuse(checked, &loaded.fusions, library, &options)?;
+    said.dump(Stage::Fused, || fused.dump());
+    for warning in fused.warnings() {
+        // Entries of one graph warn alike; once is enough.
+        if !said.warnings.iter().any(|earlier| earlier.message == warning.message) {
+            said.warnings.push(warning.clone());
+        }
+    }
+    Ok(fused)
+}
+
+/// Params of the graph as this compilation resolved them.
+fn params(loaded: &text::Loaded, fused: &[Fused]) -> BTreeMap<String, crate::expr::Value> {
+    let Some(first) = fused.first() else { return BTreeMap::new() };
+    let names = loaded.graph.params.iter().map(|(name, _)| name.value.as_str());
+    names.filter_map(|name| Some((name.to_string(), first.graph().env.get(name)?.clone()))).collect()
+}
+
+/// A hash over every text that was read and every number that was given.
+fn source_hash(job: &Job<'_>, map: &SourceMap) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |part: &str| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    };
+    for file in map.files() {
+        add(&file.path);
+        add(&file.text);
+    }
+    add(&format!("{:?}", job.profile));
+    add(&format!("{:?}", job.entries));
+    add(&format!("{:?} {:?} {:?}", job.fusion, job.variants, job.max_submit_ms));
+    *hasher.finalize().as_bytes()
+}
+
+/// The independent proof. A plan that fails it is a mistake of the compiler, never of the user; it is refused.
+fn prove(plan: &Plan, graphs: &[&Graph]) -> Result<(), Diagnostics> {
+    let mut violations = plan::verify::verify(plan).err().unwrap_or_default();
+    for (graph, entry) in graphs.iter().zip(&plan.entries) {
+        violations.extend(plan::verify::verify_against(graph, entry).err().unwrap_or_default());
+    }
+    let mut found = Diagnostics::default();
+    for violation in violations {
+        found.push(
+            Diagnostic::error(codes::UNPROVED, format!("the plan is wrong: {violation}"))
+                .help("this is a mistake of graphc; please report it with the graph file"),
+        );
+    }
+    found.into_result().map(drop)
+}
+
+/// What a compilation says beside its result.
+struct Said<'a> {
+    warnings: Vec<Diagnostic>,
+    emit: &'a [Stage],
+    dumps: Vec<(Stage, String)>,
+}
+
+impl Said<'_> {
+    fn text(&self, stage: Stage, text: impl FnOnce() -> String) -> Option<String> {
+        self.emit.contains(&stage).then(text)
+    }
+    fn dump(&mut self, stage: Stage, text: impl FnOnce() -> String) {
+        let text = self.text(stage, text);
+        self.dumps.extend(text.map(|text| (stage, text)));
+    }
+}

@@ -1,0 +1,350 @@
+//! GLSL to SPIR-V. A request names a shader and its definitions; includes are written out in place, so that one text
+//! is everything the compiler sees and its hash names the result.
+//!
+//! In: shader texts through [`Sources`]. Out: SPIR-V words. Always: the same text gives the same module, and a cache
+//! entry is used only if its hash is right.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::span::Sources;
+
+/// The deepest nesting of includes.
+const MAX_INCLUDES: usize = 8;
+
+/// The largest flattened shader, in bytes.
+const MAX_TEXT: usize = 1 << 20;
+
+/// One module to build.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildRequest<'a> {
+    /// The file under `shaders/`.
+    pub shader: &'a str,
+    /// Definitions that come before its text, in order.
+    pub defines: &'a [(String, String)],
+}
+
+/// Why there is no module.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A text could not be read.
+    #[error("shader text: {0}")]
+    Source(#[from] crate::span::SourceError),
+    /// An include is nested too deep or malformed.
+    #[error("{file}:{line}: {reason}")]
+    Include {
+        /// The including file.
+        file: String,
+        /// The line of the directive.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The GLSL compiler said no.
+    #[error("{shader} does not compile:\n{messages}")]
+    Glsl {
+        /// The shader.
+        shader: String,
+        /// What the compiler said, with the shaders' own files and lines.
+        messages: String,
+    },
+    /// There is no GLSL compiler in this program and the cache has no such module.
+    #[error(
+        "{shader}: no SPIR-V in the cache for these definitions, and this program was built without the `shaderc` \
+         feature; build with it, or run a finished plan"
+    )]
+    NoCompiler {
+        /// The shader.
+        shader: String,
+    },
+}
+
+/// A shader with its definitions and includes in one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flattened {
+    /// The shader's path, for messages.
+    pub path: String,
+    /// What the compiler sees.
+    pub text: String,
+}
+
+/// Makes SPIR-V from one flattened text.
+pub trait Builder {
+    /// The module's words.
+    fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError>;
+    /// Names the compiler and its options: part of the key under which results are cached.
+    fn identity(&self) -> String;
+}
+
+/// Puts the definitions behind the `#version` line and replaces each `#include "path"` (relative to the including
+/// file, once per file) by the file's text. `#line` directives keep messages pointing at the files people edit.
+pub fn flatten(request: BuildRequest<'_>, sources: &dyn Sources) -> Result<Flattened, BuildError> {
+    let path = format!("shaders/{}", request.shader);
+    let text = sources.read(&path)?;
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut lines = text.lines();
+    let mut before = 1;
+    for line in lines.by_ref() {
+        out.push_str(line);
+        out.push('\n');
+        before += 1;
+        if line.trim_start().starts_with("#version") {
+            break;
+        }
+    }
+    out.push_str("#extension GL_GOOGLE_cpp_style_line_directive : require\n");
+    for (name, value) in request.defines {
+        out.push_str(&format!("#define {name} {value}\n"));
+    }
+    out.push_str(&format!("#line {before} \"{path}\"\n"));
+    let rest: Vec<&str> = lines.collect();
+    let mut seen = BTreeSet::new();
+    append(&mut out, &path, &rest, before, sources, &mut seen, 0)?;
+    Ok(Flattened { path, text: out })
+}
+
+fn append(
+    out: &mut String,
+    path: &str,
+    lines: &[&str],
+    first: usize,
+    sources: &dyn Sources,
+    seen: &mut BTreeSet<String>,
+    depth: usize,
+) -> Result<(), BuildError> {
+    for (index, line) in lines.iter().enumerate() {
+        let number = first + index;
+        let fail = |reason: String| BuildError::Include { file: path.into(), line: number, reason };
+        let trimmed = line.trim_start();
+        if trimmed.starts_with("#extension GL_GOOGLE_include_directive") {
+            // Includes are gone when the compiler sees the text; the line stays for editors.
+            out.push('\n');
+            continue;
+        }
+        let Some(rest) = trimmed.strip_prefix("#include") else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let name = rest
+            .trim()
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .ok_or_else(|| fail("expected `#include \"path\"`".into()))?;
+        let target = beside(path, name).ok_or_else(|| fail(format!("`{name}` leaves the shader folder")))?;
+        if depth >= MAX_INCLUDES {
+            return Err(fail(format!("includes nested deeper than {MAX_INCLUDES}")));
+        }
+        if seen.insert(target.clone()) {
+            let text = sources.read(&target)?;
+            let inner: Vec<&str> = text.lines().collect();
+            out.push_str(&format!("#line 1 \"{target}\"\n"));
+            append(out, &target, &inner, 1, sources, seen, depth + 1)?;
+        }
+        out.push_str(&format!("#line {} \"{path}\"\n", number + 1));
+        if out.len() > MAX_TEXT {
+            return Err(fail(format!("the shader with its includes is larger than {MAX_TEXT} bytes")));
+        }
+    }
+    Ok(())
+}
+
+/// `name` relative to the folder of `path`, or `None` if it climbs out of `shaders/`.
+fn beside(path: &str, name: &str) -> Option<String> {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.len() > 1 => {
+                parts.pop();
+            }
+            ".." => return None,
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// The GLSL compiler that is built into the program: Vulkan 1.3, optimised for speed, warnings are errors.
+#[cfg(feature = "shaderc")]
+pub struct ShadercBuilder {
+    compiler: shaderc::Compiler,
+}
+
+#[cfg(feature = "shaderc")]
+impl ShadercBuilder {
+    /// Starts the compiler.
+    pub fn new() -> Result<Self, BuildError> {
+        let compiler = shaderc::Compiler::new().map_err(|error| BuildError::Glsl {
+            shader: "shaderc".into(),
+            messages: error.to_string(),
+        })?;
+        Ok(Self { compiler })
+    }
+}
+
+#[cfg(feature = "shaderc")]
+impl Builder for ShadercBuilder {
+    fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError> {
+        let fail = |messages: String| BuildError::Glsl { shader: shader.path.clone(), messages };
+        let mut options = shaderc::CompileOptions::new().map_err(|error| fail(error.to_string()))?;
+        options.set_target_env(shaderc::TargetEnv::Vulkan, shaderc::EnvVersion::Vulkan1_3 as u32);
+        options.set_optimization_level(shaderc::OptimizationLevel::Performance);
+        options.set_warnings_as_errors();
+        let module = self
+            .compiler
+            .compile_into_spirv(&shader.text, shaderc::ShaderKind::Compute, &shader.path, "main", Some(&options))
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(module.as_binary().to_vec())
+    }
+
+    fn identity(&self) -> String {
+        let (version, revision) = shaderc::get_spirv_version();
+        format!("shaderc 0.10 spirv {version:#x}.{revision} vulkan1.3 performance")
+    }
+}
+
+/// Stands where no compiler was built in.
+pub struct NoCompiler;
+
+impl Builder for NoCompiler {
+    fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError> {
+        Err(BuildError::NoCompiler { shader: shader.path.clone() })
+    }
+    fn identity(&self) -> String {
+        // The identity of the compiler whose results may be in the cache.
+        "shaderc 0.10 spirv 0x10600.1 vulkan1.3 performance".into()
+    }
+}
+
+/// A folder of modules in front of a builder. An entry is `<blake3 of text and compiler>.spv`: the blake3 of the words
+/// and then the words. Entries are written aside and renamed; what cannot be read, has the wrong hash or cannot be
+/// written is as if it were not there.
+pub struct CachedBuilder<B> {
+    dir: PathBuf,
+    inner: B,
+}
+
+impl<B: Builder> CachedBuilder<B> {
+    /// Caches what `inner` builds in `dir`, which is made when it is first written to.
+    pub fn new(dir: impl Into<PathBuf>, inner: B) -> Self {
+        Self { dir: dir.into(), inner }
+    }
+
+    fn entry(&self, shader: &Flattened) -> PathBuf {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.inner.identity().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(shader.text.as_bytes());
+        self.dir.join(format!("{}.spv", hasher.finalize().to_hex()))
+    }
+}
+
+impl<B: Builder> Builder for CachedBuilder<B> {
+    fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError> {
+        let entry = self.entry(shader);
+        if let Some(words) = read_entry(&entry) {
+            return Ok(words);
+        }
+        let words = self.inner.build(shader)?;
+        // A full disk or a read-only home costs the next start some time, not this one its result.
+        let _ = write_entry(&self.dir, &entry, &words);
+        Ok(words)
+    }
+
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
+}
+
+fn read_entry(path: &Path) -> Option<Vec<u32>> {
+    let bytes = std::fs::read(path).ok()?;
+    let (hash, payload) = bytes.split_at_checked(blake3::OUT_LEN)?;
+    if blake3::hash(payload).as_bytes() != hash || !payload.len().is_multiple_of(4) {
+        return None;
+    }
+    Some(payload.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+}
+
+fn write_entry(dir: &Path, path: &Path, words: &[u32]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    std::fs::create_dir_all(dir)?;
+    let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(blake3::hash(&payload).as_bytes())?;
+    file.write_all(&payload)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    fn texts(items: &[(&str, &str)]) -> BTreeMap<String, String> {
+        items.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect()
+    }
+
+    #[test]
+    fn includes_are_written_out_once_and_lines_stay_true() {
+        let sources = texts(&[
+            ("shaders/k.comp", "// a kernel\n#version 460\n#include \"include/a.glsl\"\nvoid main() {}\n"),
+            ("shaders/include/a.glsl", "#include \"b.glsl\"\n#include \"b.glsl\"\nint a;\n"),
+            ("shaders/include/b.glsl", "int b;\n"),
+        ]);
+        let defines = [("N".to_string(), "4".to_string())];
+        let flat = flatten(BuildRequest { shader: "k.comp", defines: &defines }, &sources).unwrap();
+        let expected = "// a kernel\n#version 460\n#extension GL_GOOGLE_cpp_style_line_directive : require\n\
+            #define N 4\n#line 3 \"shaders/k.comp\"\n#line 1 \"shaders/include/a.glsl\"\n\
+            #line 1 \"shaders/include/b.glsl\"\nint b;\n#line 2 \"shaders/include/a.glsl\"\n\
+            #line 3 \"shaders/include/a.glsl\"\nint a;\n#line 4 \"shaders/k.comp\"\nvoid main() {}\n";
+        assert_eq!(flat.text, expected);
+    }
+
+    #[test]
+    fn an_include_stays_inside_the_shader_folder() {
+        let sources = texts(&[("shaders/k.comp", "#version 460\n#include \"../../secret\"\n")]);
+        let error = flatten(BuildRequest { shader: "k.comp", defines: &[] }, &sources).unwrap_err();
+        assert_eq!(error.to_string(), "shaders/k.comp:2: `../../secret` leaves the shader folder");
+    }
+
+    struct Counting(Cell<u32>);
+    impl Builder for Counting {
+        fn build(&self, _: &Flattened) -> Result<Vec<u32>, BuildError> {
+            self.0.set(self.0.get() + 1);
+            Ok(vec![1, 2, 3])
+        }
+        fn identity(&self) -> String {
+            "counting".into()
+        }
+    }
+
+    #[test]
+    fn the_cache_builds_once_and_again_after_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let cached = CachedBuilder::new(dir.path(), Counting(Cell::new(0)));
+        let shader = Flattened { path: "shaders/k.comp".into(), text: "void main() {}".into() };
+        assert_eq!(cached.build(&shader).unwrap(), [1, 2, 3]);
+        assert_eq!(cached.build(&shader).unwrap(), [1, 2, 3]);
+        assert_eq!(cached.inner.0.get(), 1);
+        let entry = cached.entry(&shader);
+        let mut bytes = std::fs::read(&entry).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&entry, bytes).unwrap();
+        assert_eq!(cached.build(&shader).unwrap(), [1, 2, 3]);
+        assert_eq!(cached.inner.0.get(), 2);
+    }
+
+    #[cfg(feature = "shaderc")]
+    #[test]
+    fn compiler_messages_name_the_shader_and_its_line() {
+        let sources = texts(&[("shaders/k.comp", "#version 460\n\nvoid main() { nonsense; }\n")]);
+        let flat = flatten(BuildRequest { shader: "k.comp", defines: &[] }, &sources).unwrap();
+        let error = ShadercBuilder::new().unwrap().build(&flat).unwrap_err().to_string();
+        assert!(error.contains("shaders/k.comp:3:"), "{error}");
+    }
+}
