@@ -23,6 +23,42 @@ pub enum Feature {
     CoopmatF16,
 }
 
+impl Feature {
+    /// Every feature, in the order in which lists show them.
+    pub const ALL: [Feature; 6] = [
+        Feature::StorageF16,
+        Feature::ArithmeticF16,
+        Feature::StorageI8,
+        Feature::SubgroupArithmetic,
+        Feature::Subgroup32,
+        Feature::CoopmatF16,
+    ];
+
+    /// The name in manifests and profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::StorageF16 => "storage_f16",
+            Feature::ArithmeticF16 => "arithmetic_f16",
+            Feature::StorageI8 => "storage_i8",
+            Feature::SubgroupArithmetic => "subgroup_arithmetic",
+            Feature::Subgroup32 => "subgroup32",
+            Feature::CoopmatF16 => "coopmat_f16",
+        }
+    }
+
+    /// What a device without it cannot do or does more slowly.
+    pub fn cost_of_lack(self) -> &'static str {
+        match self {
+            Feature::StorageF16 => "`--dtype f16` is not possible: weights and activations take twice the memory",
+            Feature::ArithmeticF16 => "kernels that compute on 16-bit floats are not possible; the f32 ones run instead",
+            Feature::StorageI8 => "8-bit quantised weights are not possible",
+            Feature::SubgroupArithmetic => "reductions go through shared memory, which costs attention and norms some speed",
+            Feature::Subgroup32 => "kernels tuned for subgroups of 32 are left out; the plain ones run instead",
+            Feature::CoopmatF16 => "matrix units stay idle: f16 matrix products run several times slower than this class of hardware could",
+        }
+    }
+}
+
 /// `profiles/devices/<name>.ron`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

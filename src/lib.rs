@@ -54,7 +54,11 @@ pub mod kernel;
 pub mod model;
 pub mod plan;
 pub mod profile;
+#[cfg(feature = "gpu")]
+pub mod run;
 pub mod sources;
 pub mod span;
 pub mod text;
+#[cfg(feature = "gpu")]
+pub mod vk;
 pub mod weights;

@@ -1,0 +1,550 @@
+//! Running a plan. In: a [`Plan`], a source of weights, and per forward the input tensors. Out: the output
+//! tensors.
+//!
+//! ```text
+//!   begin -> Slot: write inputs in place -> submit -> Ticket -> wait -> Output: read in place
+//! ```
+//! A session owns the parity: forward n uses slot n mod 2 of every double-buffered tensor and the recording of
+//! that parity. Two forwards can be in flight, so the host writes batch k + 1 while the device works on batch k.
+//!
+//! What always holds: after an entry was prepared (its first use, or [`Session::prepare`]) a forward allocates
+//! nothing on the host or the device, updates no descriptor, records nothing and submits once per segment of
+//! the plan. [`Session::counters`] shows it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::diag::Code;
+use crate::dtype::DType;
+use crate::ids::TensorId;
+use crate::plan::{Entry, Plan};
+use crate::vk::arena::{Arenas, WeightSource};
+use crate::vk::bind::Sets;
+use crate::vk::device::{Device, DeviceInfo};
+use crate::vk::instance::{Instance, Messages};
+use crate::vk::pipeline::Pipelines;
+use crate::vk::record::Recording;
+use crate::vk::submit::Timeline;
+use crate::vk::{Counters, VkError, fit};
+
+pub use crate::vk::record::Timing;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// An index, a part of the name or a UUID; none: the first real GPU, else a device on the CPU.
+    pub device: Option<String>,
+    /// Load the validation layer with synchronisation validation; every message fails the session.
+    pub validation: bool,
+    /// Name passes and buffers for GPU debuggers.
+    pub labels: bool,
+    /// The folder of the pipeline cache; none: compile every time.
+    pub pipeline_cache: Option<PathBuf>,
+    /// How long a wait asks again and again before it blocks.
+    pub poll: Duration,
+    /// How long a wait lasts before it is an error.
+    pub time_out: Duration,
+    /// What is measured in each forward.
+    pub timing: Timing,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            device: None,
+            validation: false,
+            labels: false,
+            pipeline_cache: None,
+            poll: Duration::from_micros(200),
+            time_out: Duration::from_secs(120),
+            timing: Timing::Off,
+        }
+    }
+}
+
+impl SessionOptions {
+    /// The defaults, with validation if `GRAPHC_VALIDATION` is set and not 0.
+    pub fn from_env() -> Self {
+        let validation = std::env::var_os("GRAPHC_VALIDATION")
+            .is_some_and(|value| !value.is_empty() && value != "0");
+        Self {
+            validation,
+            labels: validation,
+            ..Self::default()
+        }
+    }
+}
+
+/// What opening a session is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of weights that are in place, of all.
+    Weights {
+        /// So far.
+        done: u64,
+        /// In the end.
+        total: u64,
+    },
+    /// Pipelines that are compiled, of all.
+    Pipelines {
+        /// So far.
+        done: u64,
+        /// In the end.
+        total: u64,
+    },
+}
+
+/// What can go wrong with a session.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The device, the driver or the plan.
+    #[error(transparent)]
+    Vk(#[from] VkError),
+    /// No such entry.
+    #[error("the plan has no entry `{wanted}`; it has {has}\nhelp: compile it with --entry {wanted}")]
+    NoEntry {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        has: String,
+    },
+    /// No such input or output.
+    #[error("entry `{entry}` has no {kind} `{wanted}`; it has {has}")]
+    NoTensor {
+        /// The entry.
+        entry: String,
+        /// `input` or `output`.
+        kind: &'static str,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        has: String,
+    },
+    /// The tensor's elements are of another size.
+    #[error("tensor `{name}` holds {dtype} elements of {bytes} bytes, asked for were elements of {asked}")]
+    WrongType {
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: DType,
+        /// Its size.
+        bytes: u64,
+        /// The size that was asked for.
+        asked: usize,
+    },
+    /// The result is gone: two later forwards were begun before this one was waited for.
+    #[error("the result of forward {0} was overwritten by a later one\nhelp: wait for a forward before beginning the second one after it")]
+    Stale(u64),
+}
+
+impl RunError {
+    /// The stable code for `graphc explain`.
+    pub fn code(&self) -> Code {
+        match self {
+            RunError::Vk(error) => error.code(),
+            RunError::NoEntry { .. } | RunError::NoTensor { .. } => Code("G0714"),
+            RunError::WrongType { .. } | RunError::Stale(_) => Code("G0715"),
+        }
+    }
+}
+
+/// An entry of the session's plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryId(usize);
+
+/// A submitted forward.
+#[must_use = "a forward's result is read through its ticket"]
+#[derive(Debug)]
+pub struct Ticket {
+    number: u64,
+    entry: EntryId,
+}
+
+/// A plan on a device, ready to run. Fields are dropped in this order.
+pub struct Session {
+    prepared: Vec<Option<Prepared>>,
+    timeline: Timeline,
+    pipelines: Pipelines,
+    arenas: Arenas,
+    device: Arc<Device>,
+    plan: Arc<Plan>,
+    options: SessionOptions,
+    counters: Counters,
+    notes: Vec<String>,
+    /// Forwards begun so far; the next one has this number.
+    next: u64,
+    flights: [Option<Flight>; 2],
+}
+
+/// The last forward of a parity.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    number: u64,
+    value: u64,
+}
+
+/// The recordings of an entry at both parities, and what they use.
+struct Prepared {
+    recordings: [Recording; 2],
+    _sets: Sets,
+}
+
+impl Session {
+    /// Opens a device, makes everything the plan needs on it and fills the weights.
+    pub fn open(
+        options: SessionOptions,
+        plan: Arc<Plan>,
+        weights: &mut dyn WeightSource,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, RunError> {
+        fit::structure(&plan).map_err(VkError::BadPlan)?;
+        let instance = Instance::new(options.validation, options.labels)?;
+        let device = Device::open(&instance, options.device.as_deref())?;
+        check(&plan, &device)?;
+        let mut counters = Counters::default();
+        let mut notes = Vec::new();
+        let mut arenas = Arenas::new(&device, &plan, &mut counters)?;
+        let pipelines = Pipelines::new(
+            &device,
+            &plan,
+            options.pipeline_cache.as_ref(),
+            &mut |done, total| progress(Progress::Pipelines { done, total }),
+            &mut counters,
+            &mut notes,
+        )?;
+        arenas.load(
+            &plan,
+            weights,
+            &mut |done, total| progress(Progress::Weights { done, total }),
+            &mut counters,
+            options.time_out,
+        )?;
+        let session = Self {
+            prepared: plan.entries.iter().map(|_| None).collect(),
+            timeline: Timeline::new(&device)?,
+            pipelines,
+            arenas,
+            device,
+            plan,
+            options,
+            counters,
+            notes,
+            next: 0,
+            flights: [None, None],
+        };
+        session.check_messages()?;
+        Ok(session)
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What went wrong without stopping anything, for example a cache that could not be written.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What the validation layer says. The list outlives the session.
+    pub fn messages(&self) -> Messages {
+        self.device.instance.messages()
+    }
+
+    /// The entry of that name.
+    pub fn entry(&self, name: &str) -> Result<EntryId, RunError> {
+        let found = self.plan.entries.iter().position(|entry| entry.name == name);
+        found.map(EntryId).ok_or_else(|| RunError::NoEntry {
+            wanted: name.to_owned(),
+            has: names(self.plan.entries.iter().map(|entry| entry.name.as_str())),
+        })
+    }
+
+    /// Makes the descriptor sets and recordings of `entry`, unless they exist.
+    pub fn prepare(&mut self, entry: EntryId) -> Result<(), RunError> {
+        let Some(slot) = self.prepared.get_mut(entry.0) else {
+            return Err(stranger(entry, &self.plan));
+        };
+        if slot.is_some() {
+            return Ok(());
+        }
+        let info = &self.plan.entries[entry.0];
+        let timing = match self.device.timestamp_period {
+            Some(_) => self.options.timing,
+            None => Timing::Off,
+        };
+        let counters = &mut self.counters;
+        let sets = Sets::new(&self.device, info, &self.arenas, &self.pipelines, counters)?;
+        let mut record = |parity| {
+            Recording::new(
+                &self.device,
+                info,
+                parity,
+                &sets,
+                &self.pipelines,
+                timing,
+                counters,
+            )
+        };
+        let recordings = [record(0)?, record(1)?];
+        *slot = Some(Prepared {
+            recordings,
+            _sets: sets,
+        });
+        self.check_messages()
+    }
+
+    /// Changes what is measured; entries are recorded anew at their next use.
+    pub fn set_timing(&mut self, timing: Timing) -> Result<(), RunError> {
+        if timing != self.options.timing {
+            self.idle()?;
+            self.options.timing = timing;
+            self.prepared.iter_mut().for_each(|slot| *slot = None);
+        }
+        Ok(())
+    }
+
+    /// Waits for everything that was submitted.
+    pub fn idle(&self) -> Result<(), RunError> {
+        let Session {
+            timeline, options, ..
+        } = self;
+        Ok(timeline.wait(timeline.submitted(), options.poll, options.time_out)?)
+    }
+
+    /// The next forward's slot. Waits for the forward before the last one, whose slot it takes over.
+    pub fn begin(&mut self, entry: EntryId) -> Result<Slot<'_>, RunError> {
+        self.prepare(entry)?;
+        if let Some(flight) = self.flights[self.parity()] {
+            self.timeline
+                .wait(flight.value, self.options.poll, self.options.time_out)?;
+        }
+        Ok(Slot {
+            session: self,
+            entry,
+        })
+    }
+
+    fn parity(&self) -> usize {
+        usize::from(self.next % 2 == 1)
+    }
+
+    /// Waits for a forward and gives its outputs, which stay until the second forward after it is begun.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Output<'_>, RunError> {
+        let parity = usize::from(ticket.number % 2 == 1);
+        let flight = self.flights[parity]
+            .filter(|flight| flight.number == ticket.number)
+            .ok_or(RunError::Stale(ticket.number))?;
+        self.timeline
+            .wait(flight.value, self.options.poll, self.options.time_out)?;
+        self.check_messages()?;
+        Ok(Output {
+            session: self,
+            entry: ticket.entry,
+            parity,
+        })
+    }
+
+    /// An error if the validation layer said anything so far.
+    fn check_messages(&self) -> Result<(), RunError> {
+        if self.options.validation {
+            let messages = self.messages();
+            if !messages.is_empty() {
+                return Err(VkError::Validation(messages.all()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.idle().is_err() && !self.device_is_lost() {
+            self.device.abandon();
+        }
+    }
+}
+
+impl Session {
+    /// After a loss the device's objects may be destroyed; after a time-out they may still be in use.
+    fn device_is_lost(&self) -> bool {
+        matches!(
+            self.timeline.wait(self.timeline.submitted(), Duration::ZERO, Duration::ZERO),
+            Err(VkError::DeviceLost { .. })
+        )
+    }
+}
+
+fn check(plan: &Plan, device: &Device) -> Result<(), VkError> {
+    let info = device.info();
+    let features = fit::missing(plan, &device.support.features);
+    if !features.is_empty() {
+        return Err(VkError::MissingFeatures {
+            device: info.name.clone(),
+            profile: plan.profile.clone(),
+            features,
+        });
+    }
+    let problems = fit::limits(plan, &device.support.limits, &device.support.capabilities);
+    if !problems.is_empty() {
+        return Err(VkError::DoesNotFit {
+            device: info.name.clone(),
+            profile: plan.profile.clone(),
+            problems,
+        });
+    }
+    Ok(())
+}
+
+fn stranger(entry: EntryId, plan: &Plan) -> RunError {
+    RunError::NoEntry {
+        wanted: format!("number {}", entry.0),
+        has: names(plan.entries.iter().map(|entry| entry.name.as_str())),
+    }
+}
+
+fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    let list: Vec<String> = all.map(|name| format!("`{name}`")).collect();
+    if list.is_empty() {
+        "none".into()
+    } else {
+        list.join(", ")
+    }
+}
+
+/// The tensor of that name among `list`.
+fn tensor(
+    entry: &Entry,
+    list: &[TensorId],
+    kind: &'static str,
+    wanted: &str,
+) -> Result<TensorId, RunError> {
+    list.iter()
+        .copied()
+        .find(|id| entry.tensors[*id].name == wanted)
+        .ok_or_else(|| RunError::NoTensor {
+            entry: entry.name.clone(),
+            kind,
+            wanted: wanted.to_owned(),
+            has: names(list.iter().map(|id| entry.tensors[*id].name.as_str())),
+        })
+}
+
+fn wrong_type<T>(entry: &Entry, id: TensorId) -> RunError {
+    let tensor = &entry.tensors[id];
+    RunError::WrongType {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        bytes: tensor.dtype.bytes(),
+        asked: std::mem::size_of::<T>(),
+    }
+}
+
+fn not_mapped(entry: &Entry, id: TensorId) -> RunError {
+    VkError::BadPlan(format!(
+        "tensor `{}` of entry `{}` is not in mapped memory",
+        entry.tensors[id].name, entry.name
+    ))
+    .into()
+}
+
+/// A forward that is being prepared: its inputs can be written.
+pub struct Slot<'s> {
+    session: &'s mut Session,
+    entry: EntryId,
+}
+
+impl Slot<'_> {
+    /// An input's elements. They hold what an earlier forward left there; may be device memory, so write in
+    /// order and do not read.
+    pub fn input<T: bytemuck::Pod>(&mut self, name: &str) -> Result<&mut [T], RunError> {
+        let parity = self.session.parity() as u64;
+        let Session { plan, arenas, .. } = &mut *self.session;
+        let entry = &plan.entries[self.entry.0];
+        let id = tensor(entry, &entry.inputs, "input", name)?;
+        let info = &entry.tensors[id];
+        if info.dtype.bytes() != std::mem::size_of::<T>() as u64 {
+            return Err(wrong_type::<T>(entry, id));
+        }
+        let bytes = arenas
+            .bytes_mut(info.arena, info.range(parity))
+            .ok_or_else(|| not_mapped(entry, id))?;
+        bytemuck::try_cast_slice_mut(bytes).map_err(|_| wrong_type::<T>(entry, id))
+    }
+
+    /// Submits it.
+    pub fn submit(self) -> Result<Ticket, RunError> {
+        let parity = self.session.parity();
+        let session = self.session;
+        let Some(prepared) = &session.prepared[self.entry.0] else {
+            return Err(stranger(self.entry, &session.plan));
+        };
+        let segments = &prepared.recordings[parity].segments;
+        let submitted = session.timeline.submit(segments, &mut session.counters);
+        let number = session.next;
+        // Also after an error: some segments may be in flight, and the slot must not be used before they end.
+        let value = session.timeline.submitted();
+        session.flights[parity] = Some(Flight { number, value });
+        submitted?;
+        session.next += 1;
+        Ok(Ticket {
+            number,
+            entry: self.entry,
+        })
+    }
+}
+
+/// The outputs of a finished forward, read in place.
+pub struct Output<'s> {
+    session: &'s Session,
+    entry: EntryId,
+    parity: usize,
+}
+
+impl<'s> Output<'s> {
+    /// An output's elements.
+    pub fn tensor<T: bytemuck::Pod>(&self, name: &str) -> Result<&'s [T], RunError> {
+        let entry = &self.session.plan.entries[self.entry.0];
+        let id = tensor(entry, &entry.outputs, "output", name)?;
+        let info = &entry.tensors[id];
+        if info.dtype.bytes() != std::mem::size_of::<T>() as u64 {
+            return Err(wrong_type::<T>(entry, id));
+        }
+        let bytes = self
+            .session
+            .arenas
+            .bytes(info.arena, info.range(self.parity as u64))
+            .ok_or_else(|| not_mapped(entry, id))?;
+        bytemuck::try_cast_slice(bytes).map_err(|_| wrong_type::<T>(entry, id))
+    }
+
+    /// The index of the first element of an f32 output that is not finite.
+    pub fn first_not_finite(&self, name: &str) -> Result<Option<usize>, RunError> {
+        let values = self.tensor::<f32>(name)?;
+        Ok(values.iter().position(|value| !value.is_finite()))
+    }
+
+    /// Nanoseconds from the start of the forward to each timestamp; empty unless [`Timing`] asked for them. The
+    /// last one is the GPU time of the forward.
+    pub fn timestamps(&self) -> Result<Vec<f64>, RunError> {
+        let session = self.session;
+        let (Some(prepared), Some(period)) = (
+            &session.prepared[self.entry.0],
+            session.device.timestamp_period,
+        ) else {
+            return Ok(Vec::new());
+        };
+        Ok(prepared.recordings[self.parity].timestamps(period)?)
+    }
+}

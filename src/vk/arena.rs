@@ -1,0 +1,512 @@
+//! Memory: one VkBuffer with its own allocation per arena of the plan, made once.
+//!
+//! Weights, transients, state and carries lie in the device's memory; where the host can map all of it, weights
+//! are written in place, otherwise through a staging buffer at load. Inputs are mapped (in device memory where
+//! that is possible), outputs are mapped and host-cached. State and carries are zero before the first submit.
+//!
+//! Always true: a mapped slice covers only a range that the device does not touch at that time; the session's
+//! parity guarantees it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ash::vk;
+use ash::vk::Handle as _;
+use gpu_allocator::vulkan::{
+    Allocation, AllocationCreateDesc, AllocationScheme, Allocator, AllocatorCreateDesc,
+};
+use gpu_allocator::{AllocationError, AllocationSizes, MemoryLocation};
+
+use super::Counters;
+use super::device::Device;
+use super::error::VkError;
+use super::fit::{arena_word, memory_table, weight_bytes};
+use crate::ids::{ArenaId, IdVec};
+use crate::plan::{Arena, ArenaKind, Plan, Weight};
+
+/// Gives the packed bytes of each weight of a plan.
+pub trait WeightSource {
+    /// Writes all bytes of `weight`, the `index`-th of the plan. `into` has exactly its size and may be device
+    /// memory: write each byte once, in order, and read none.
+    fn fill(
+        &mut self,
+        index: usize,
+        weight: &Weight,
+        into: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+impl<F> WeightSource for F
+where
+    F: FnMut(usize, &Weight, &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn fill(
+        &mut self,
+        index: usize,
+        weight: &Weight,
+        into: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self(index, weight, into)
+    }
+}
+
+/// All arenas of a session.
+pub(crate) struct Arenas {
+    items: IdVec<ArenaId, Memory>,
+    /// Dropped by hand, before the device.
+    allocator: Option<Allocator>,
+    device: Arc<Device>,
+}
+
+/// A buffer that fills its own allocation.
+struct Memory {
+    buffer: vk::Buffer,
+    /// `None` only while it is made or destroyed.
+    allocation: Option<Allocation>,
+    bytes: u64,
+}
+
+impl Arenas {
+    /// Makes the memory of every arena of `plan`; its limits were checked before.
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        plan: &Plan,
+        counters: &mut Counters,
+    ) -> Result<Self, VkError> {
+        let allocator = Allocator::new(&AllocatorCreateDesc {
+            instance: device.instance.raw.clone(),
+            device: device.raw.clone(),
+            physical_device: device.physical,
+            debug_settings: Default::default(),
+            buffer_device_address: false,
+            allocation_sizes: AllocationSizes::default(),
+        })
+        .map_err(|error| allocation_error(error, "the allocator".into(), plan, device))?;
+        let mut arenas = Self {
+            items: IdVec::new(),
+            allocator: Some(allocator),
+            device: Arc::clone(device),
+        };
+        for (id, arena) in plan.arenas.enumerate() {
+            let name = format!("arena {} ({})", id.0, arena_word(arena.kind));
+            arenas.make(arena, &name, counters).map_err(|error| match error {
+                Failed::Allocation(error) => allocation_error(error, name.clone(), plan, device),
+                Failed::Call(error) => with_table(error, plan, device),
+            })?;
+        }
+        Ok(arenas)
+    }
+
+    fn make(
+        &mut self,
+        arena: &Arena,
+        name: &str,
+        counters: &mut Counters,
+    ) -> Result<ArenaId, Failed> {
+        let in_place = self.device.info.memory_host_visible;
+        let location = match arena.kind {
+            ArenaKind::Weight if in_place => MemoryLocation::CpuToGpu,
+            ArenaKind::Weight | ArenaKind::Transient | ArenaKind::State | ArenaKind::Carry => {
+                MemoryLocation::GpuOnly
+            }
+            ArenaKind::Input => MemoryLocation::CpuToGpu,
+            ArenaKind::Output => MemoryLocation::GpuToCpu,
+        };
+        let usage = match arena.kind {
+            ArenaKind::Weight | ArenaKind::State | ArenaKind::Carry => {
+                vk::BufferUsageFlags::STORAGE_BUFFER | vk::BufferUsageFlags::TRANSFER_DST
+            }
+            _ => vk::BufferUsageFlags::STORAGE_BUFFER,
+        };
+        let memory = self.buffer(arena.bytes, usage, location, name)?;
+        counters.allocations += 1;
+        name_object(&self.device, memory.buffer, name);
+        Ok(self.items.push(memory))
+    }
+
+    fn buffer(
+        &mut self,
+        bytes: u64,
+        usage: vk::BufferUsageFlags,
+        location: MemoryLocation,
+        name: &str,
+    ) -> Result<Memory, Failed> {
+        let Some(allocator) = self.allocator.as_mut() else {
+            return Err(Failed::Allocation(AllocationError::Internal("closed".into())));
+        };
+        let raw = &self.device.raw;
+        // An arena that holds nothing still gets a buffer, so that ids keep their meaning.
+        let info = vk::BufferCreateInfo::default()
+            .size(bytes.max(4))
+            .usage(usage)
+            .sharing_mode(vk::SharingMode::EXCLUSIVE);
+        // SAFETY: the device is alive; sizes were held against its limits.
+        let buffer = unsafe { raw.create_buffer(&info, None) }
+            .map_err(|result| Failed::Call(VkError::call(format!("making {name}"), result)))?;
+        // SAFETY: `buffer` was just made.
+        let requirements = unsafe { raw.get_buffer_memory_requirements(buffer) };
+        let allocation = allocator.allocate(&AllocationCreateDesc {
+            name,
+            requirements,
+            location,
+            linear: true,
+            // Exactly as large as the arena: the shared blocks of the allocator would round small plans up.
+            allocation_scheme: AllocationScheme::DedicatedBuffer(buffer),
+        });
+        let allocation = match allocation {
+            Ok(allocation) => allocation,
+            Err(error) => {
+                // SAFETY: nothing uses the buffer yet.
+                unsafe { raw.destroy_buffer(buffer, None) };
+                return Err(Failed::Allocation(error));
+            }
+        };
+        let memory = Memory {
+            buffer,
+            bytes,
+            allocation: Some(allocation),
+        };
+        if let Some(allocation) = &memory.allocation {
+            // SAFETY: both were just made for each other and the memory is not bound yet.
+            let bound = unsafe {
+                raw.bind_buffer_memory(buffer, allocation.memory(), allocation.offset())
+            };
+            if let Err(result) = bound {
+                self.free(memory);
+                return Err(Failed::Call(VkError::call(format!("binding {name}"), result)));
+            }
+        }
+        Ok(memory)
+    }
+
+    fn free(&mut self, mut memory: Memory) {
+        // SAFETY: the caller saw that no recording uses the buffer any more.
+        unsafe { self.device.raw.destroy_buffer(memory.buffer, None) };
+        if let (Some(allocator), Some(allocation)) = (&mut self.allocator, memory.allocation.take())
+        {
+            // Freeing fails only for an allocation of another allocator.
+            let _ = allocator.free(allocation);
+        }
+    }
+
+    pub(crate) fn buffer_of(&self, arena: ArenaId) -> vk::Buffer {
+        self.items[arena].buffer
+    }
+
+    /// The mapped bytes of a range of an arena, to write; `None` if the arena is not mapped or too small.
+    pub(crate) fn bytes_mut(&mut self, arena: ArenaId, range: Range<u64>) -> Option<&mut [u8]> {
+        let (start, length) = self.mapped(arena, range)?;
+        // SAFETY: `mapped` gave a valid, mapped range. The device does not touch it: the caller holds the slot
+        // of a parity that is not in flight. `&mut self` keeps the host's side unique.
+        Some(unsafe { std::slice::from_raw_parts_mut(start, length) })
+    }
+
+    /// The mapped bytes of a range of an arena, to read.
+    pub(crate) fn bytes(&self, arena: ArenaId, range: Range<u64>) -> Option<&[u8]> {
+        let (start, length) = self.mapped(arena, range)?;
+        // SAFETY: as above; the submit that wrote it has completed and the next one of this parity can only
+        // start through `&mut Session`.
+        Some(unsafe { std::slice::from_raw_parts(start, length) })
+    }
+
+    fn mapped(&self, arena: ArenaId, range: Range<u64>) -> Option<(*mut u8, usize)> {
+        let memory = self.items.get(arena)?;
+        let pointer = memory.allocation.as_ref()?.mapped_ptr()?;
+        if range.start > range.end || range.end > memory.bytes {
+            return None;
+        }
+        let start = usize::try_from(range.start).ok()?;
+        let length = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: the mapping covers the whole allocation, which is at least `bytes` long.
+        Some((unsafe { pointer.as_ptr().cast::<u8>().add(start) }, length))
+    }
+
+    /// Zeroes state and carries, and fills every weight from `source`. `progress` hears (bytes done, all bytes).
+    pub(crate) fn load(
+        &mut self,
+        plan: &Plan,
+        source: &mut dyn WeightSource,
+        progress: &mut dyn FnMut(u64, u64),
+        counters: &mut Counters,
+        time_out: std::time::Duration,
+    ) -> Result<(), VkError> {
+        let mut upload = Upload::new(&self.device)?;
+        let cleared: Vec<vk::Buffer> = plan
+            .arenas
+            .enumerate()
+            .filter(|(_, arena)| matches!(arena.kind, ArenaKind::State | ArenaKind::Carry))
+            .map(|(id, _)| self.items[id].buffer)
+            .collect();
+        if !cleared.is_empty() {
+            upload.run(time_out, |raw, commands| {
+                for buffer in &cleared {
+                    // SAFETY: recording; the buffers have TRANSFER_DST and nothing else runs yet.
+                    unsafe { raw.cmd_fill_buffer(commands, *buffer, 0, vk::WHOLE_SIZE, 0) };
+                }
+            })?;
+        }
+        let total = plan
+            .weights
+            .iter()
+            .filter_map(weight_bytes)
+            .fold(0u64, |sum, bytes| sum.saturating_add(bytes));
+        let mut done = 0;
+        progress(done, total);
+        let mut staging = None;
+        for (index, weight) in plan.weights.iter().enumerate() {
+            let bytes = weight_bytes(weight).unwrap_or(0);
+            let filled = self.fill(index, weight, bytes, source, &mut staging, &mut upload, time_out, counters);
+            if let Err(error) = filled {
+                self.free_staging(staging);
+                return Err(error);
+            }
+            done += bytes;
+            progress(done, total);
+        }
+        self.free_staging(staging);
+        Ok(())
+    }
+
+    fn free_staging(&mut self, staging: Option<Memory>) {
+        if let Some(staging) = staging {
+            self.free(staging);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one loop body; a struct for them would have one user.
+    fn fill(
+        &mut self,
+        index: usize,
+        weight: &Weight,
+        bytes: u64,
+        source: &mut dyn WeightSource,
+        staging: &mut Option<Memory>,
+        upload: &mut Upload,
+        time_out: std::time::Duration,
+        counters: &mut Counters,
+    ) -> Result<(), VkError> {
+        let failed = |source| VkError::Weight {
+            name: weight.name.clone(),
+            source,
+        };
+        let range = weight.offset..weight.offset.saturating_add(bytes);
+        if let Some(into) = self.bytes_mut(weight.arena, range) {
+            return source.fill(index, weight, into).map_err(failed);
+        }
+        if staging.as_ref().is_none_or(|staging| staging.bytes < bytes) {
+            self.free_staging(staging.take());
+            let made = self.buffer(
+                bytes,
+                vk::BufferUsageFlags::TRANSFER_SRC,
+                MemoryLocation::CpuToGpu,
+                "staging",
+            );
+            *staging = Some(made.map_err(|error| match error {
+                Failed::Call(error) => error,
+                Failed::Allocation(error) => VkError::Allocator {
+                    what: format!("{bytes} bytes to upload `{}`", weight.name),
+                    message: error.to_string(),
+                },
+            })?);
+            counters.allocations += 1;
+        }
+        let Some(from) = staging.as_mut() else {
+            return Ok(());
+        };
+        let buffer = from.buffer;
+        let mapped = from
+            .allocation
+            .as_mut()
+            .and_then(Allocation::mapped_slice_mut)
+            .and_then(|all| all.get_mut(..usize::try_from(bytes).ok()?));
+        let Some(into) = mapped else {
+            return Err(VkError::Allocator {
+                what: "the staging buffer".into(),
+                message: "it is not mapped".into(),
+            });
+        };
+        source.fill(index, weight, into).map_err(failed)?;
+        let target = self.items[weight.arena].buffer;
+        let copy = [vk::BufferCopy {
+            src_offset: 0,
+            dst_offset: weight.offset,
+            size: bytes,
+        }];
+        upload.run(time_out, |raw, commands| {
+            // SAFETY: recording; both ranges lie in their buffers (`fit::structure`).
+            unsafe { raw.cmd_copy_buffer(commands, buffer, target, &copy) };
+        })
+    }
+}
+
+impl Drop for Arenas {
+    fn drop(&mut self) {
+        if self.device.is_abandoned() {
+            std::mem::forget(self.allocator.take());
+            return;
+        }
+        let Self {
+            items,
+            allocator,
+            device,
+        } = self;
+        for memory in items.iter_mut() {
+            // SAFETY: the session waited for every submit before it drops its arenas.
+            unsafe { device.raw.destroy_buffer(memory.buffer, None) };
+            if let (Some(allocator), Some(allocation)) = (&mut *allocator, memory.allocation.take())
+            {
+                // Freeing fails only for an allocation of another allocator.
+                let _ = allocator.free(allocation);
+            }
+        }
+        self.allocator = None;
+    }
+}
+
+enum Failed {
+    Allocation(AllocationError),
+    Call(VkError),
+}
+
+fn allocation_error(
+    error: AllocationError,
+    what: String,
+    plan: &Plan,
+    device: &Device,
+) -> VkError {
+    match error {
+        AllocationError::OutOfMemory => VkError::OutOfMemory {
+            place: "device",
+            what,
+            table: memory_table(plan.arenas.iter(), device.info.memory_bytes),
+        },
+        error => VkError::Allocator {
+            what,
+            message: error.to_string(),
+        },
+    }
+}
+
+fn with_table(error: VkError, plan: &Plan, device: &Device) -> VkError {
+    match error {
+        VkError::OutOfMemory { place, what, .. } => VkError::OutOfMemory {
+            place,
+            what,
+            table: memory_table(plan.arenas.iter(), device.info.memory_bytes),
+        },
+        error => error,
+    }
+}
+
+/// Gives a buffer the name that debuggers and the validation layer show.
+fn name_object(device: &Device, buffer: vk::Buffer, name: &str) {
+    let (Some(labels), Ok(name)) = (&device.labels, std::ffi::CString::new(name)) else {
+        return;
+    };
+    let info = vk::DebugUtilsObjectNameInfoEXT {
+        object_type: vk::ObjectType::BUFFER,
+        object_handle: buffer.as_raw(),
+        p_object_name: name.as_ptr(),
+        ..Default::default()
+    };
+    // SAFETY: the buffer is alive and `name` outlives the call. A name that is not set changes nothing.
+    let _ = unsafe { labels.set_debug_utils_object_name(&info) };
+}
+
+/// Commands that run once while loading, each waited for.
+struct Upload {
+    pool: vk::CommandPool,
+    commands: vk::CommandBuffer,
+    fence: vk::Fence,
+    device: Arc<Device>,
+}
+
+impl Upload {
+    fn new(device: &Arc<Device>) -> Result<Self, VkError> {
+        let failed = |result| VkError::call("preparing the upload of weights", result);
+        let info = vk::CommandPoolCreateInfo::default()
+            .queue_family_index(device.family)
+            .flags(vk::CommandPoolCreateFlags::TRANSIENT);
+        let mut upload = Self {
+            // SAFETY: the device is alive.
+            pool: unsafe { device.raw.create_command_pool(&info, None) }.map_err(failed)?,
+            commands: vk::CommandBuffer::null(),
+            fence: vk::Fence::null(),
+            device: Arc::clone(device),
+        };
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(upload.pool)
+            .command_buffer_count(1);
+        // SAFETY: the pool was just made; the fence needs nothing.
+        unsafe {
+            upload.commands = device
+                .raw
+                .allocate_command_buffers(&info)
+                .map_err(failed)?
+                .remove(0);
+            upload.fence = device
+                .raw
+                .create_fence(&Default::default(), None)
+                .map_err(failed)?;
+        }
+        Ok(upload)
+    }
+
+    fn run(
+        &mut self,
+        time_out: std::time::Duration,
+        record: impl FnOnce(&ash::Device, vk::CommandBuffer),
+    ) -> Result<(), VkError> {
+        let doing = "uploading weights";
+        let raw = &self.device.raw;
+        let begin = vk::CommandBufferBeginInfo::default()
+            .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(self.commands)];
+        let submit = [vk::SubmitInfo2::default().command_buffer_infos(&buffers)];
+        let nanos = u64::try_from(time_out.as_nanos()).unwrap_or(u64::MAX / 2);
+        // SAFETY: the commands are not in flight: each run ends by waiting for its fence.
+        unsafe {
+            raw.reset_command_pool(self.pool, Default::default())
+                .and_then(|()| raw.begin_command_buffer(self.commands, &begin))
+                .map_err(|result| VkError::call(doing, result))?;
+            record(raw, self.commands);
+            // Later submits see what was copied: this barrier's second scope is all that follows on the queue.
+            let seen = [vk::MemoryBarrier2::default()
+                .src_stage_mask(vk::PipelineStageFlags2::ALL_TRANSFER)
+                .src_access_mask(vk::AccessFlags2::TRANSFER_WRITE)
+                .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
+                .dst_access_mask(
+                    vk::AccessFlags2::SHADER_STORAGE_READ | vk::AccessFlags2::SHADER_STORAGE_WRITE,
+                )];
+            let dependency = vk::DependencyInfo::default().memory_barriers(&seen);
+            raw.cmd_pipeline_barrier2(self.commands, &dependency);
+            raw.end_command_buffer(self.commands)
+                .and_then(|()| raw.reset_fences(&[self.fence]))
+                .and_then(|()| raw.queue_submit2(self.device.queue, &submit, self.fence))
+                .and_then(|()| raw.wait_for_fences(&[self.fence], true, nanos))
+                .map_err(|result| match result {
+                    vk::Result::TIMEOUT => {
+                        self.device.abandon();
+                        VkError::TimeOut {
+                            doing: doing.into(),
+                            waited: time_out,
+                        }
+                    }
+                    result => VkError::call(doing, result),
+                })
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.device.is_abandoned() {
+            return;
+        }
+        // SAFETY: every run was waited for.
+        unsafe {
+            self.device.raw.destroy_fence(self.fence, None);
+            self.device.raw.destroy_command_pool(self.pool, None);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Does this plan fit this device? Asked before any Vulkan object exists, because drivers answer a broken limit
+//! with a lost device more often than with an error.
+//!
+//! Pure functions over data. [`structure`] proves that every id and range of the plan points somewhere, so that
+//! the rest of the runtime may index; [`limits`] holds the plan's real needs (not the profile's limits) against
+//! the device's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::features::capability;
+use crate::device::{Feature, Limits};
+use crate::ids::KernelId;
+use crate::plan::{Arena, ArenaKind, Entry, Kernel, PassInfo, Plan, Slot, Step};
+
+/// The most problems that are listed.
+const MAX_PROBLEMS: usize = 12;
+
+/// The first thing in the plan that cannot be meant, if there is one.
+pub fn structure(plan: &Plan) -> Result<(), String> {
+    for (index, weight) in plan.weights.iter().enumerate() {
+        let arena = plan
+            .arenas
+            .get(weight.arena)
+            .ok_or_else(|| format!("weight {index} `{}` lies in no arena", weight.name))?;
+        let bytes = weight_bytes(weight)
+            .ok_or_else(|| format!("weight `{}` is larger than 2^64 bytes", weight.name))?;
+        if arena.kind != ArenaKind::Weight || !within(weight.offset, bytes, arena.bytes) {
+            return Err(format!("weight `{}` leaves its arena", weight.name));
+        }
+    }
+    plan.entries.iter().try_for_each(|entry| {
+        entry_structure(plan, entry).map_err(|problem| format!("entry `{}`: {problem}", entry.name))
+    })
+}
+
+/// Bytes of a packed weight, or `None` past 2^64.
+pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
+    weight
+        .shape
+        .iter()
+        .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
+}
+
+fn within(offset: u64, bytes: u64, size: u64) -> bool {
+    offset.checked_add(bytes).is_some_and(|end| end <= size)
+}
+
+fn entry_structure(plan: &Plan, entry: &Entry) -> Result<(), String> {
+    for tensor in &entry.tensors {
+        let arena = plan
+            .arenas
+            .get(tensor.arena)
+            .ok_or_else(|| format!("tensor `{}` lies in no arena", tensor.name))?;
+        let stride = match tensor.slot {
+            Slot::Fixed => 0,
+            Slot::Same { stride } | Slot::Other { stride } => stride,
+        };
+        let fits = tensor
+            .offset
+            .checked_add(stride)
+            .is_some_and(|last| within(last, tensor.bytes, arena.bytes));
+        if !fits {
+            return Err(format!("tensor `{}` leaves its arena", tensor.name));
+        }
+    }
+    for pass in &entry.passes {
+        pass_structure(plan, entry, pass).map_err(|problem| format!("`{}`: {problem}", pass.path))?;
+    }
+    for step in &entry.steps {
+        if let Step::Dispatch(pass) = step
+            && entry.passes.get(*pass).is_none()
+        {
+            return Err(format!("a step runs pass {}, which does not exist", pass.0));
+        }
+    }
+    for (list, kind, word) in [
+        (&entry.inputs, ArenaKind::Input, "input"),
+        (&entry.outputs, ArenaKind::Output, "output"),
+    ] {
+        for id in list {
+            let tensor = entry
+                .tensors
+                .get(*id)
+                .ok_or_else(|| format!("{word} {} does not exist", id.0))?;
+            if plan.arenas.get(tensor.arena).map(|arena| arena.kind) != Some(kind) {
+                return Err(format!(
+                    "{word} `{}` does not lie in an {word} arena",
+                    tensor.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pass_structure(plan: &Plan, entry: &Entry, pass: &PassInfo) -> Result<(), String> {
+    let kernel = plan
+        .kernels
+        .get(pass.kernel)
+        .ok_or("it runs a kernel that does not exist")?;
+    if pass.push.len() != kernel.push_bytes as usize || pass.push.len() % 4 != 0 {
+        return Err(format!(
+            "it pushes {} bytes, kernel `{}` takes {}",
+            pass.push.len(),
+            kernel.name,
+            kernel.push_bytes
+        ));
+    }
+    let mut bound = BTreeSet::new();
+    for bind in &pass.binds {
+        let tensor = entry
+            .tensors
+            .get(bind.tensor)
+            .ok_or_else(|| format!("port `{}` is bound to no tensor", bind.port))?;
+        if tensor.bytes == 0 {
+            return Err(format!("port `{}` is bound to an empty tensor", bind.port));
+        }
+        if !bound.insert(bind.binding) {
+            return Err(format!("binding {} is bound twice", bind.binding));
+        }
+    }
+    match kernel.bindings.iter().find(|(number, _)| !bound.contains(number)) {
+        Some((number, _)) => Err(format!(
+            "binding {number} of kernel `{}` is not bound",
+            kernel.name
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Features that the plan needs and `features` lacks.
+pub fn missing(plan: &Plan, features: &BTreeSet<Feature>) -> Vec<Feature> {
+    plan.needs.difference(features).copied().collect()
+}
+
+/// Every way in which the plan needs more than `limits`, one line each, at most a dozen. The plan's structure is
+/// right.
+pub fn limits(plan: &Plan, limits: &Limits, capabilities: &BTreeSet<u32>) -> Vec<String> {
+    let mut problems = Vec::new();
+    if plan.kernels.iter().any(|kernel| kernel.full_subgroups)
+        && plan.limits.subgroup_size != limits.subgroup_size
+    {
+        problems.push(format!(
+            "its kernels count on subgroups of {}, the device has {}",
+            plan.limits.subgroup_size, limits.subgroup_size
+        ));
+    }
+    for (id, arena) in plan.arenas.enumerate() {
+        if arena.bytes > limits.max_allocation {
+            problems.push(format!(
+                "arena {} ({}) has {} bytes, one allocation may have {}",
+                id.0,
+                arena_word(arena.kind),
+                arena.bytes,
+                limits.max_allocation
+            ));
+        }
+    }
+    for kernel in &plan.kernels {
+        kernel_limits(kernel, limits, capabilities, &mut problems);
+    }
+    for entry in &plan.entries {
+        entry_limits(entry, limits, &mut problems);
+    }
+    if problems.len() > MAX_PROBLEMS {
+        let more = problems.len() - MAX_PROBLEMS;
+        problems.truncate(MAX_PROBLEMS);
+        problems.push(format!("and {more} more"));
+    }
+    problems
+}
+
+fn kernel_limits(
+    kernel: &Kernel,
+    limits: &Limits,
+    capabilities: &BTreeSet<u32>,
+    problems: &mut Vec<String>,
+) {
+    let name = format!("kernel `{}/{}`", kernel.name, kernel.variant);
+    let mut check = |what: &str, needs: u64, has: u64| {
+        if needs > has {
+            problems.push(format!("{name} needs {needs} {what}, the device has {has}"));
+        }
+    };
+    check("bytes of shared memory", kernel.shared_bytes, limits.max_shared_memory);
+    let invocations = kernel
+        .local_size
+        .iter()
+        .fold(1u64, |product, size| product.saturating_mul(u64::from(*size)));
+    check("invocations a workgroup", invocations, u64::from(limits.max_invocations));
+    for (axis, (needs, has)) in ["x", "y", "z"]
+        .into_iter()
+        .zip(kernel.local_size.into_iter().zip(limits.max_workgroup_size))
+    {
+        check(
+            &format!("invocations along {axis}"),
+            u64::from(needs),
+            u64::from(has),
+        );
+    }
+    check(
+        "bytes of push constants",
+        u64::from(kernel.push_bytes),
+        u64::from(limits.max_push_constants),
+    );
+    check(
+        "storage buffers",
+        kernel.bindings.len() as u64,
+        u64::from(limits.max_storage_buffers),
+    );
+    if kernel.full_subgroups && kernel.local_size[0] % limits.subgroup_size.max(1) != 0 {
+        problems.push(format!(
+            "{name} has {} invocations along x, which is no multiple of the subgroup size {}",
+            kernel.local_size[0], limits.subgroup_size
+        ));
+    }
+    for number in declared_capabilities(&kernel.spirv) {
+        if !capabilities.contains(&number) {
+            problems.push(format!(
+                "{name} declares the SPIR-V capability {}, which the device does not offer",
+                capability::name(number)
+            ));
+        }
+    }
+}
+
+/// The capabilities of a SPIR-V module: `OpCapability` instructions stand first (SPIR-V 1.6, 2.4).
+fn declared_capabilities(spirv: &[u32]) -> impl Iterator<Item = u32> + '_ {
+    const HEADER_WORDS: usize = 5;
+    const OP_CAPABILITY_OF_TWO_WORDS: u32 = 2 << 16 | 17;
+    spirv
+        .get(HEADER_WORDS..)
+        .unwrap_or_default()
+        .chunks_exact(2)
+        .take_while(|words| words[0] == OP_CAPABILITY_OF_TWO_WORDS)
+        .map(|words| words[1])
+}
+
+fn entry_limits(entry: &Entry, limits: &Limits, problems: &mut Vec<String>) {
+    for pass in &entry.passes {
+        let place = format!("pass `{}` of entry `{}`", pass.path, entry.name);
+        for (axis, (needs, has)) in ["x", "y", "z"]
+            .into_iter()
+            .zip(pass.groups.into_iter().zip(limits.max_workgroup_count))
+        {
+            if needs > has {
+                problems.push(format!(
+                    "{place} runs {needs} workgroups along {axis}, the device allows {has}"
+                ));
+            }
+        }
+        for bind in &pass.binds {
+            let tensor = &entry.tensors[bind.tensor];
+            if tensor.bytes > limits.max_storage_buffer_range {
+                problems.push(format!(
+                    "{place} binds `{}` with {} bytes, one binding may have {}",
+                    tensor.name, tensor.bytes, limits.max_storage_buffer_range
+                ));
+            }
+            let align = limits.min_storage_alignment.max(1);
+            if (0..2).any(|parity| tensor.range(parity).start % align != 0) {
+                problems.push(format!(
+                    "{place} binds `{}` at an offset that is no multiple of {align}",
+                    tensor.name
+                ));
+            }
+        }
+    }
+}
+
+/// The word for an arena's kind in messages.
+pub fn arena_word(kind: ArenaKind) -> &'static str {
+    match kind {
+        ArenaKind::Weight => "weights",
+        ArenaKind::Transient => "transients",
+        ArenaKind::State => "state",
+        ArenaKind::Carry => "carries",
+        ArenaKind::Input => "inputs",
+        ArenaKind::Output => "outputs",
+    }
+}
+
+/// What the plan's arenas take, by kind, for messages about memory. `device_bytes` is the device's own memory.
+pub fn memory_table<'a>(arenas: impl IntoIterator<Item = &'a Arena>, device_bytes: u64) -> String {
+    let mut sums: BTreeMap<ArenaKind, u64> = BTreeMap::new();
+    for arena in arenas {
+        let sum = sums.entry(arena.kind).or_default();
+        *sum = sum.saturating_add(arena.bytes);
+    }
+    let total = sums.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut table: String = sums
+        .iter()
+        .map(|(kind, bytes)| format!("  {:<12}{:>12.1} MiB\n", arena_word(*kind), mib(*bytes)))
+        .collect();
+    table.push_str(&format!("  {:<12}{:>12.1} MiB\n", "together", mib(total)));
+    table.push_str(&format!("  {:<12}{:>12.1} MiB\n", "the device", mib(device_bytes)));
+    table
+}
+
+/// The kernels that `entry` runs.
+pub fn kernels_of(entry: &Entry) -> BTreeSet<KernelId> {
+    entry.passes.iter().map(|pass| pass.kernel).collect()
+}

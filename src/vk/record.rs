@@ -1,0 +1,320 @@
+//! Recording: a plan's entry at one parity becomes command buffers, one per segment between cuts.
+//!
+//! The recorder decides nothing. It walks the steps; what a barrier means in Vulkan stands in [`masks`] alone.
+//! Recordings are compute-only: a queue that alternates copies and compute pays for it.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use ash::vk;
+
+use super::Counters;
+use super::bind::Sets;
+use super::device::Device;
+use super::error::VkError;
+use super::pipeline::Pipelines;
+use crate::ids::{Id as _, PassId};
+use crate::plan::{Barrier, Entry, PassInfo, Step};
+
+/// What is measured while a recording runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// Nothing: the recording has no query.
+    Off,
+    /// One timestamp at its start and one at its end.
+    Ends,
+    /// One more after every step, so that each wave has its time. Slower than without.
+    Steps,
+}
+
+/// The command buffers of one entry at one parity.
+pub(crate) struct Recording {
+    /// One per segment.
+    pub(crate) segments: Vec<vk::CommandBuffer>,
+    pub(crate) queries: vk::QueryPool,
+    pub(crate) query_count: u32,
+    pool: vk::CommandPool,
+    device: Arc<Device>,
+}
+
+/// Source and destination stages and accesses of each kind of barrier. As narrow as they can be: on the hardware
+/// that was measured, wider stages double the cost of a dependent pass.
+fn masks(barrier: Barrier) -> vk::MemoryBarrier2<'static> {
+    let from = vk::MemoryBarrier2::default().src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER);
+    match barrier {
+        Barrier::Memory => from
+            .src_access_mask(vk::AccessFlags2::SHADER_STORAGE_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
+            .dst_access_mask(
+                vk::AccessFlags2::SHADER_STORAGE_READ | vk::AccessFlags2::SHADER_STORAGE_WRITE,
+            ),
+        Barrier::Execution => from.dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER),
+        Barrier::Host => from
+            .src_access_mask(vk::AccessFlags2::SHADER_STORAGE_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::HOST)
+            .dst_access_mask(vk::AccessFlags2::HOST_READ),
+    }
+}
+
+impl Recording {
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        entry: &Entry,
+        parity: usize,
+        sets: &Sets,
+        pipelines: &Pipelines,
+        timing: Timing,
+        counters: &mut Counters,
+    ) -> Result<Self, VkError> {
+        let failed = |result| VkError::call(format!("recording `{}`", entry.name), result);
+        let raw = &device.raw;
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(device.family);
+        let mut recording = Self {
+            segments: Vec::new(),
+            queries: vk::QueryPool::null(),
+            query_count: 0,
+            // SAFETY: the device is alive.
+            pool: unsafe { raw.create_command_pool(&info, None) }.map_err(failed)?,
+            device: Arc::clone(device),
+        };
+        let cuts = entry.steps.iter().filter(|step| **step == Step::Cut).count();
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(recording.pool)
+            .command_buffer_count(u32::try_from(cuts + 1).unwrap_or(u32::MAX));
+        // SAFETY: the pool was just made.
+        recording.segments = unsafe { raw.allocate_command_buffers(&info) }.map_err(failed)?;
+        recording.query_count = match timing {
+            Timing::Off => 0,
+            Timing::Ends => 2,
+            Timing::Steps => u32::try_from(entry.steps.len() + 2).unwrap_or(u32::MAX),
+        };
+        if recording.query_count > 0 {
+            let info = vk::QueryPoolCreateInfo::default()
+                .query_type(vk::QueryType::TIMESTAMP)
+                .query_count(recording.query_count);
+            // SAFETY: the queue has timestamps; the caller looked.
+            recording.queries = unsafe { raw.create_query_pool(&info, None) }.map_err(failed)?;
+        }
+        let mut walk = Walk {
+            device,
+            entry,
+            parity,
+            sets,
+            pipelines,
+            bound: vk::Pipeline::null(),
+            queries: recording.queries,
+            next_query: 0,
+            every_step: timing == Timing::Steps,
+        };
+        let mut steps = entry.steps.iter();
+        let count = recording.segments.len();
+        for (index, commands) in recording.segments.iter().enumerate() {
+            // SAFETY: the buffer is new.
+            unsafe { raw.begin_command_buffer(*commands, &Default::default()) }.map_err(failed)?;
+            if index == 0 && recording.query_count > 0 {
+                // SAFETY: recording outside a render pass; the range is the whole pool.
+                unsafe {
+                    raw.cmd_reset_query_pool(
+                        *commands,
+                        recording.queries,
+                        0,
+                        recording.query_count,
+                    );
+                }
+                walk.timestamp(*commands);
+            }
+            walk.segment(*commands, &mut steps);
+            if index + 1 == count && recording.query_count > 0 {
+                walk.timestamp(*commands);
+            }
+            // SAFETY: the buffer is recording.
+            unsafe { raw.end_command_buffer(*commands) }.map_err(failed)?;
+            counters.recordings += 1;
+        }
+        Ok(recording)
+    }
+
+    /// The timestamps in nanoseconds since the first; the submit has completed.
+    pub(crate) fn timestamps(&self, period: f64) -> Result<Vec<f64>, VkError> {
+        let mut ticks = vec![0u64; self.query_count as usize];
+        if ticks.is_empty() {
+            return Ok(Vec::new());
+        }
+        // SAFETY: the pool is alive and its queries were written by a completed submit.
+        unsafe {
+            self.device.raw.get_query_pool_results(
+                self.queries,
+                0,
+                &mut ticks,
+                vk::QueryResultFlags::TYPE_64,
+            )
+        }
+        .map_err(|result| VkError::call("reading timestamps", result))?;
+        let first = ticks[0];
+        Ok(ticks
+            .iter()
+            .map(|tick| tick.wrapping_sub(first) as f64 * period)
+            .collect())
+    }
+}
+
+/// Where the recorder is.
+struct Walk<'a> {
+    device: &'a Device,
+    entry: &'a Entry,
+    parity: usize,
+    sets: &'a Sets,
+    pipelines: &'a Pipelines,
+    bound: vk::Pipeline,
+    queries: vk::QueryPool,
+    next_query: u32,
+    every_step: bool,
+}
+
+impl Walk<'_> {
+    /// Records steps up to the next cut.
+    fn segment<'a>(
+        &mut self,
+        commands: vk::CommandBuffer,
+        steps: &mut impl Iterator<Item = &'a Step>,
+    ) {
+        self.bound = vk::Pipeline::null();
+        for step in steps {
+            match step {
+                Step::Dispatch(pass) => self.dispatch(commands, *pass),
+                Step::Barrier(barrier) => self.barrier(commands, *barrier),
+                Step::Cut => {
+                    if self.every_step {
+                        self.timestamp(commands);
+                    }
+                    return;
+                }
+            }
+            if self.every_step {
+                self.timestamp(commands);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, commands: vk::CommandBuffer, id: PassId) {
+        let pass = &self.entry.passes[id];
+        let pipeline = self.pipelines.get(pass.kernel);
+        let raw = &self.device.raw;
+        self.begin_label(commands, pass, id);
+        // SAFETY: recording; all objects live as long as the recording, and sizes were checked (`fit`).
+        unsafe {
+            if self.bound != pipeline.raw {
+                raw.cmd_bind_pipeline(commands, vk::PipelineBindPoint::COMPUTE, pipeline.raw);
+                self.bound = pipeline.raw;
+            }
+            raw.cmd_bind_descriptor_sets(
+                commands,
+                vk::PipelineBindPoint::COMPUTE,
+                pipeline.layout,
+                0,
+                &[self.sets.get(self.parity, id)],
+                &[],
+            );
+            if !pass.push.is_empty() {
+                raw.cmd_push_constants(
+                    commands,
+                    pipeline.layout,
+                    vk::ShaderStageFlags::COMPUTE,
+                    0,
+                    &pass.push,
+                );
+            }
+            let [x, y, z] = pass.groups;
+            raw.cmd_dispatch(commands, x, y, z);
+            if let Some(labels) = &self.device.labels {
+                labels.cmd_end_debug_utils_label(commands);
+            }
+        }
+    }
+
+    /// GPU debuggers and the validation layer name the pass and the line of the graph file.
+    fn begin_label(&self, commands: vk::CommandBuffer, pass: &PassInfo, id: PassId) {
+        let Some(labels) = &self.device.labels else {
+            return;
+        };
+        let (file, line, _) = &pass.source;
+        let text = format!("{} {} ({file}:{line})", id.index(), pass.path);
+        let text = CString::new(text).unwrap_or_default();
+        let label = vk::DebugUtilsLabelEXT::default().label_name(&text);
+        // SAFETY: recording; the text outlives the call.
+        unsafe { labels.cmd_begin_debug_utils_label(commands, &label) };
+    }
+
+    fn barrier(&self, commands: vk::CommandBuffer, barrier: Barrier) {
+        let memory = [masks(barrier)];
+        let dependency = vk::DependencyInfo::default().memory_barriers(&memory);
+        // SAFETY: recording, with synchronization2 enabled.
+        unsafe { self.device.raw.cmd_pipeline_barrier2(commands, &dependency) };
+    }
+
+    /// Written when all work before it has ended.
+    fn timestamp(&mut self, commands: vk::CommandBuffer) {
+        // SAFETY: recording; every query is written once.
+        unsafe {
+            self.device.raw.cmd_write_timestamp2(
+                commands,
+                vk::PipelineStageFlags2::COMPUTE_SHADER,
+                self.queries,
+                self.next_query,
+            );
+        }
+        self.next_query += 1;
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.device.is_abandoned() {
+            return;
+        }
+        // SAFETY: the session waited for every submit; destroying the pool frees its buffers.
+        unsafe {
+            self.device.raw.destroy_query_pool(self.queries, None);
+            self.device.raw.destroy_command_pool(self.pool, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn barriers_are_as_narrow_as_they_can_be() {
+        type Stage = vk::PipelineStageFlags2;
+        type Access = vk::AccessFlags2;
+        let read_write = Access::SHADER_STORAGE_READ | Access::SHADER_STORAGE_WRITE;
+        // barrier               destination stage     source access                 destination access
+        for (barrier, stage, from, to) in [
+            (
+                Barrier::Memory,
+                Stage::COMPUTE_SHADER,
+                Access::SHADER_STORAGE_WRITE,
+                read_write,
+            ),
+            (
+                Barrier::Execution,
+                Stage::COMPUTE_SHADER,
+                Access::NONE,
+                Access::NONE,
+            ),
+            (
+                Barrier::Host,
+                Stage::HOST,
+                Access::SHADER_STORAGE_WRITE,
+                Access::HOST_READ,
+            ),
+        ] {
+            let made = masks(barrier);
+            assert_eq!(made.src_stage_mask, Stage::COMPUTE_SHADER, "{barrier:?}");
+            assert_eq!(made.dst_stage_mask, stage, "{barrier:?}");
+            assert_eq!(made.src_access_mask, from, "{barrier:?}");
+            assert_eq!(made.dst_access_mask, to, "{barrier:?}");
+        }
+    }
+}
