@@ -49,12 +49,22 @@ impl Feature {
     /// What a device without it cannot do or does more slowly.
     pub fn cost_of_lack(self) -> &'static str {
         match self {
-            Feature::StorageF16 => "`--dtype f16` is not possible: weights and activations take twice the memory",
-            Feature::ArithmeticF16 => "kernels that compute on 16-bit floats are not possible; the f32 ones run instead",
+            Feature::StorageF16 => {
+                "`--dtype f16` is not possible: weights and activations take twice the memory"
+            }
+            Feature::ArithmeticF16 => {
+                "kernels that compute on 16-bit floats are not possible; the f32 ones run instead"
+            }
             Feature::StorageI8 => "8-bit quantised weights are not possible",
-            Feature::SubgroupArithmetic => "reductions go through shared memory, which costs attention and norms some speed",
-            Feature::Subgroup32 => "kernels tuned for subgroups of 32 are left out; the plain ones run instead",
-            Feature::CoopmatF16 => "matrix units stay idle: f16 matrix products run several times slower than this class of hardware could",
+            Feature::SubgroupArithmetic => {
+                "reductions go through shared memory, which costs attention and norms some speed"
+            }
+            Feature::Subgroup32 => {
+                "kernels tuned for subgroups of 32 are left out; the plain ones run instead"
+            }
+            Feature::CoopmatF16 => {
+                "matrix units stay idle: f16 matrix products run several times slower than this class of hardware could"
+            }
         }
     }
 }

@@ -102,7 +102,9 @@ pub enum RunError {
     #[error(transparent)]
     Vk(#[from] VkError),
     /// No such entry.
-    #[error("the plan has no entry `{wanted}`; it has {has}\nhelp: compile it with --entry {wanted}")]
+    #[error(
+        "the plan has no entry `{wanted}`; it has {has}\nhelp: compile it with --entry {wanted}"
+    )]
     NoEntry {
         /// What was asked for.
         wanted: String,
@@ -122,7 +124,9 @@ pub enum RunError {
         has: String,
     },
     /// The tensor's elements are of another size.
-    #[error("tensor `{name}` holds {dtype} elements of {bytes} bytes, asked for were elements of {asked}")]
+    #[error(
+        "tensor `{name}` holds {dtype} elements of {bytes} bytes, asked for were elements of {asked}"
+    )]
     WrongType {
         /// The tensor.
         name: String,
@@ -134,7 +138,9 @@ pub enum RunError {
         asked: usize,
     },
     /// The result is gone: two later forwards were begun before this one was waited for.
-    #[error("the result of forward {0} was overwritten by a later one\nhelp: wait for a forward before beginning the second one after it")]
+    #[error(
+        "the result of forward {0} was overwritten by a later one\nhelp: wait for a forward before beginning the second one after it"
+    )]
     Stale(u64),
 }
 
@@ -264,7 +270,11 @@ impl Session {
 
     /// The entry of that name.
     pub fn entry(&self, name: &str) -> Result<EntryId, RunError> {
-        let found = self.plan.entries.iter().position(|entry| entry.name == name);
+        let found = self
+            .plan
+            .entries
+            .iter()
+            .position(|entry| entry.name == name);
         found.map(EntryId).ok_or_else(|| RunError::NoEntry {
             wanted: name.to_owned(),
             has: names(self.plan.entries.iter().map(|entry| entry.name.as_str())),
@@ -380,7 +390,8 @@ impl Session {
     /// After a loss the device's objects may be destroyed; after a time-out they may still be in use.
     fn device_is_lost(&self) -> bool {
         matches!(
-            self.timeline.wait(self.timeline.submitted(), Duration::ZERO, Duration::ZERO),
+            self.timeline
+                .wait(self.timeline.submitted(), Duration::ZERO, Duration::ZERO),
             Err(VkError::DeviceLost { .. })
         )
     }

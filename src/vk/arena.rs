@@ -89,10 +89,14 @@ impl Arenas {
         };
         for (id, arena) in plan.arenas.enumerate() {
             let name = format!("arena {} ({})", id.0, arena_word(arena.kind));
-            arenas.make(arena, &name, counters).map_err(|error| match error {
-                Failed::Allocation(error) => allocation_error(error, name.clone(), plan, device),
-                Failed::Call(error) => with_table(error, plan, device),
-            })?;
+            arenas
+                .make(arena, &name, counters)
+                .map_err(|error| match error {
+                    Failed::Allocation(error) => {
+                        allocation_error(error, name.clone(), plan, device)
+                    }
+                    Failed::Call(error) => with_table(error, plan, device),
+                })?;
         }
         Ok(arenas)
     }
@@ -132,7 +136,9 @@ impl Arenas {
         name: &str,
     ) -> Result<Memory, Failed> {
         let Some(allocator) = self.allocator.as_mut() else {
-            return Err(Failed::Allocation(AllocationError::Internal("closed".into())));
+            return Err(Failed::Allocation(AllocationError::Internal(
+                "closed".into(),
+            )));
         };
         let raw = &self.device.raw;
         // An arena that holds nothing still gets a buffer, so that ids keep their meaning.
@@ -168,12 +174,14 @@ impl Arenas {
         };
         if let Some(allocation) = &memory.allocation {
             // SAFETY: both were just made for each other and the memory is not bound yet.
-            let bound = unsafe {
-                raw.bind_buffer_memory(buffer, allocation.memory(), allocation.offset())
-            };
+            let bound =
+                unsafe { raw.bind_buffer_memory(buffer, allocation.memory(), allocation.offset()) };
             if let Err(result) = bound {
                 self.free(memory);
-                return Err(Failed::Call(VkError::call(format!("binding {name}"), result)));
+                return Err(Failed::Call(VkError::call(
+                    format!("binding {name}"),
+                    result,
+                )));
             }
         }
         Ok(memory)
@@ -255,7 +263,16 @@ impl Arenas {
         let mut staging = None;
         for (index, weight) in plan.weights.iter().enumerate() {
             let bytes = weight_bytes(weight).unwrap_or(0);
-            let filled = self.fill(index, weight, bytes, source, &mut staging, &mut upload, time_out, counters);
+            let filled = self.fill(
+                index,
+                weight,
+                bytes,
+                source,
+                &mut staging,
+                &mut upload,
+                time_out,
+                counters,
+            );
             if let Err(error) = filled {
                 self.free_staging(staging);
                 return Err(error);
@@ -368,12 +385,7 @@ enum Failed {
     Call(VkError),
 }
 
-fn allocation_error(
-    error: AllocationError,
-    what: String,
-    plan: &Plan,
-    device: &Device,
-) -> VkError {
+fn allocation_error(error: AllocationError, what: String, plan: &Plan, device: &Device) -> VkError {
     match error {
         AllocationError::OutOfMemory => VkError::OutOfMemory {
             place: "device",

@@ -35,8 +35,7 @@ impl Sets {
             let sets = if same_places(entry, pass) { 1 } else { 2 };
             (sets, sets * pass.binds.len())
         });
-        let (sets, descriptors) =
-            counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let (sets, descriptors) = counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let narrow = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let sizes = [vk::DescriptorPoolSize::default()
             .ty(vk::DescriptorType::STORAGE_BUFFER)

@@ -128,7 +128,10 @@ pub fn list() -> Result<Vec<DeviceInfo>, VkError> {
 pub fn describe(wanted: Option<&str>) -> Result<DeviceInfo, VkError> {
     let instance = Instance::new(false, false)?;
     let mut all = enumerate(&instance)?;
-    let index = choose(&all.iter().map(|found| &found.info).collect::<Vec<_>>(), wanted)?;
+    let index = choose(
+        &all.iter().map(|found| &found.info).collect::<Vec<_>>(),
+        wanted,
+    )?;
     Ok(all.swap_remove(index).info)
 }
 
@@ -213,9 +216,7 @@ fn found(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Found {
         },
         support,
         family,
-        timestamp_bits: family.map_or(0, |family| {
-            families[family as usize].timestamp_valid_bits
-        }),
+        timestamp_bits: family.map_or(0, |family| families[family as usize].timestamp_valid_bits),
         timestamp_period: basic.limits.timestamp_period,
     }
 }
@@ -238,10 +239,21 @@ fn kind(raw: vk::PhysicalDeviceType) -> DeviceKind {
 }
 
 fn uuid_text(uuid: &[u8; 16]) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]]
-        .map(hex)
-        .join("-")
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    [
+        &uuid[..4],
+        &uuid[4..6],
+        &uuid[6..8],
+        &uuid[8..10],
+        &uuid[10..],
+    ]
+    .map(hex)
+    .join("-")
 }
 
 /// A family that computes and does not draw, because nothing else competes for it; else any that computes.
@@ -282,7 +294,12 @@ fn device_memory(memory: &vk::PhysicalDeviceMemoryProperties) -> (u64, bool) {
 /// The position of the device that `wanted` names: an index, a UUID (or its beginning, from 8 digits on) or a
 /// part of the name, in any case. Without a wish: the first usable one of the best kind.
 fn choose(all: &[&DeviceInfo], wanted: Option<&str>) -> Result<usize, VkError> {
-    let listing = || all.iter().map(|info| info.line()).collect::<Vec<_>>().join("\n");
+    let listing = || {
+        all.iter()
+            .map(|info| info.line())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     let Some(wanted) = wanted.map(str::trim).filter(|wanted| !wanted.is_empty()) else {
         return all
             .iter()
@@ -341,7 +358,10 @@ impl Device {
     /// Opens the device that `wanted` names.
     pub fn open(instance: &Arc<Instance>, wanted: Option<&str>) -> Result<Arc<Self>, VkError> {
         let mut all = enumerate(instance)?;
-        let index = choose(&all.iter().map(|found| &found.info).collect::<Vec<_>>(), wanted)?;
+        let index = choose(
+            &all.iter().map(|found| &found.info).collect::<Vec<_>>(),
+            wanted,
+        )?;
         let found = all.swap_remove(index);
         let family = found.family.ok_or_else(|| VkError::Unusable {
             device: found.info.name.clone(),

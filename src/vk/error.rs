@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ash::vk;
 
-use crate::diag::Code;
 use crate::device::Feature;
+use crate::diag::Code;
 
 /// An error of the Vulkan runtime.
 #[derive(Debug, thiserror::Error)]
@@ -105,10 +105,7 @@ pub enum VkError {
     Allocator { what: String, message: String },
     /// Any other Vulkan error.
     #[error("{doing} failed: {result}")]
-    Call {
-        doing: String,
-        result: vk::Result,
-    },
+    Call { doing: String, result: vk::Result },
 }
 
 impl VkError {

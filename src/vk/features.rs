@@ -122,8 +122,8 @@ pub(crate) fn probe(
     let int16 = asked.features.shader_int16 == vk::TRUE;
 
     let in_compute = |stages: vk::ShaderStageFlags| stages.contains(vk::ShaderStageFlags::COMPUTE);
-    let size_control = v13.subgroup_size_control == vk::TRUE
-        && in_compute(sizes.required_subgroup_size_stages);
+    let size_control =
+        v13.subgroup_size_control == vk::TRUE && in_compute(sizes.required_subgroup_size_stages);
     let enable = Enable {
         storage_16: v11.storage_buffer16_bit_access == vk::TRUE,
         storage_8: v12.storage_buffer8_bit_access == vk::TRUE,
@@ -148,7 +148,11 @@ pub(crate) fn probe(
     let features = features(&enable, operations, can_be_32, || {
         matrix_f16(entry, instance, physical)
     });
-    let subgroup_size = if can_be_32 { 32 } else { subgroup.subgroup_size };
+    let subgroup_size = if can_be_32 {
+        32
+    } else {
+        subgroup.subgroup_size
+    };
     let mut lacks = Vec::new();
     for (there, name) in [
         (v12.timeline_semaphore == vk::TRUE, "timelineSemaphore"),
@@ -159,7 +163,11 @@ pub(crate) fn probe(
         }
     }
     Support {
-        limits: limits(&basic.limits, maintenance3.max_memory_allocation_size, subgroup_size),
+        limits: limits(
+            &basic.limits,
+            maintenance3.max_memory_allocation_size,
+            subgroup_size,
+        ),
         capabilities: capabilities(&enable, operations),
         features,
         lacks,
@@ -239,7 +247,8 @@ fn capabilities(enable: &Enable, operations: vk::SubgroupFeatureFlags) -> BTreeS
         ),
         (capability::COOPERATIVE_MATRIX, enable.cooperative_matrix),
     ];
-    let grouped = capability::GROUP_NON_UNIFORM.map(|(number, bit)| (number, operations.contains(bit)));
+    let grouped =
+        capability::GROUP_NON_UNIFORM.map(|(number, bit)| (number, operations.contains(bit)));
     capability::ALWAYS
         .into_iter()
         .map(|number| (number, true))

@@ -64,7 +64,8 @@ fn entry_structure(plan: &Plan, entry: &Entry) -> Result<(), String> {
         }
     }
     for pass in &entry.passes {
-        pass_structure(plan, entry, pass).map_err(|problem| format!("`{}`: {problem}", pass.path))?;
+        pass_structure(plan, entry, pass)
+            .map_err(|problem| format!("`{}`: {problem}", pass.path))?;
     }
     for step in &entry.steps {
         if let Step::Dispatch(pass) = step
@@ -119,7 +120,11 @@ fn pass_structure(plan: &Plan, entry: &Entry, pass: &PassInfo) -> Result<(), Str
             return Err(format!("binding {} is bound twice", bind.binding));
         }
     }
-    match kernel.bindings.iter().find(|(number, _)| !bound.contains(number)) {
+    match kernel
+        .bindings
+        .iter()
+        .find(|(number, _)| !bound.contains(number))
+    {
         Some((number, _)) => Err(format!(
             "binding {number} of kernel `{}` is not bound",
             kernel.name
@@ -182,12 +187,19 @@ fn kernel_limits(
             problems.push(format!("{name} needs {needs} {what}, the device has {has}"));
         }
     };
-    check("bytes of shared memory", kernel.shared_bytes, limits.max_shared_memory);
-    let invocations = kernel
-        .local_size
-        .iter()
-        .fold(1u64, |product, size| product.saturating_mul(u64::from(*size)));
-    check("invocations a workgroup", invocations, u64::from(limits.max_invocations));
+    check(
+        "bytes of shared memory",
+        kernel.shared_bytes,
+        limits.max_shared_memory,
+    );
+    let invocations = kernel.local_size.iter().fold(1u64, |product, size| {
+        product.saturating_mul(u64::from(*size))
+    });
+    check(
+        "invocations a workgroup",
+        invocations,
+        u64::from(limits.max_invocations),
+    );
     for (axis, (needs, has)) in ["x", "y", "z"]
         .into_iter()
         .zip(kernel.local_size.into_iter().zip(limits.max_workgroup_size))
@@ -287,14 +299,20 @@ pub fn memory_table<'a>(arenas: impl IntoIterator<Item = &'a Arena>, device_byte
         let sum = sums.entry(arena.kind).or_default();
         *sum = sum.saturating_add(arena.bytes);
     }
-    let total = sums.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+    let total = sums
+        .values()
+        .fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let mut table: String = sums
         .iter()
         .map(|(kind, bytes)| format!("  {:<12}{:>12.1} MiB\n", arena_word(*kind), mib(*bytes)))
         .collect();
     table.push_str(&format!("  {:<12}{:>12.1} MiB\n", "together", mib(total)));
-    table.push_str(&format!("  {:<12}{:>12.1} MiB\n", "the device", mib(device_bytes)));
+    table.push_str(&format!(
+        "  {:<12}{:>12.1} MiB\n",
+        "the device",
+        mib(device_bytes)
+    ));
     table
 }
 

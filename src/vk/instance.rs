@@ -157,8 +157,7 @@ fn create(
         extensions.push(ext::validation_features::NAME.as_ptr());
     }
     let enabled = [vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION];
-    let mut features =
-        vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
+    let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
     // Chained in, it also hears what is said while the instance is created and destroyed.
     let mut messenger = messenger_info(messages);
     let mut info = vk::InstanceCreateInfo::default()

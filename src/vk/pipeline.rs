@@ -78,11 +78,7 @@ impl Pipelines {
         Ok(pipelines)
     }
 
-    fn compile(
-        &mut self,
-        plan: &Plan,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(), VkError> {
+    fn compile(&mut self, plan: &Plan, progress: &mut dyn FnMut(u64, u64)) -> Result<(), VkError> {
         let total = plan.kernels.len();
         let threads = std::thread::available_parallelism()
             .map_or(1, usize::from)

@@ -40,7 +40,8 @@ pub(crate) struct Recording {
 /// Source and destination stages and accesses of each kind of barrier. As narrow as they can be: on the hardware
 /// that was measured, wider stages double the cost of a dependent pass.
 fn masks(barrier: Barrier) -> vk::MemoryBarrier2<'static> {
-    let from = vk::MemoryBarrier2::default().src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER);
+    let from =
+        vk::MemoryBarrier2::default().src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER);
     match barrier {
         Barrier::Memory => from
             .src_access_mask(vk::AccessFlags2::SHADER_STORAGE_WRITE)
@@ -77,7 +78,11 @@ impl Recording {
             pool: unsafe { raw.create_command_pool(&info, None) }.map_err(failed)?,
             device: Arc::clone(device),
         };
-        let cuts = entry.steps.iter().filter(|step| **step == Step::Cut).count();
+        let cuts = entry
+            .steps
+            .iter()
+            .filter(|step| **step == Step::Cut)
+            .count();
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(recording.pool)
             .command_buffer_count(u32::try_from(cuts + 1).unwrap_or(u32::MAX));

@@ -51,10 +51,7 @@ impl Timeline {
             };
             let waits = at(self.submitted, vk::PipelineStageFlags2::COMPUTE_SHADER);
             // All commands: the barrier that shows results to the host ends in a later stage than compute.
-            let signals = at(
-                self.submitted + 1,
-                vk::PipelineStageFlags2::ALL_COMMANDS,
-            );
+            let signals = at(self.submitted + 1, vk::PipelineStageFlags2::ALL_COMMANDS);
             let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(*commands)];
             let mut info = vk::SubmitInfo2::default()
                 .command_buffer_infos(&buffers)

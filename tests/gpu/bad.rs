@@ -22,8 +22,14 @@ fn an_unknown_device_lists_what_is_there() {
         device: Some("no such device".into()),
         ..checked()
     };
-    let text = open(options, plans::chain()).map(|_| ()).unwrap_err().to_string();
-    assert!(text.contains("no device matches `no such device`; there is:\n  0: "), "{text}");
+    let text = open(options, plans::chain())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("no device matches `no such device`; there is:\n  0: "),
+        "{text}"
+    );
 }
 
 #[test]
@@ -77,14 +83,18 @@ fn a_missing_feature_is_named() {
     let mut plan = plans::chain();
     plan.needs.insert(lacking);
     let text = error(plan);
-    assert!(text.contains(&format!("lacks `{}`", lacking.name())), "{text}");
+    assert!(
+        text.contains(&format!("lacks `{}`", lacking.name())),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_damaged_plan_is_refused_before_anything_is_made() {
     for (change, words) in [
         (
-            Box::new(|plan: &mut Plan| plan.weights[0].arena = ArenaId(9)) as Box<dyn Fn(&mut Plan)>,
+            Box::new(|plan: &mut Plan| plan.weights[0].arena = ArenaId(9))
+                as Box<dyn Fn(&mut Plan)>,
             "weight 0 `w` lies in no arena",
         ),
         (
@@ -154,7 +164,10 @@ fn wrong_names_and_types_are_answered_with_what_there_is() {
     let text = slot.input::<f32>("X").unwrap_err().to_string();
     assert!(text.contains("no input `X`; it has `x`"), "{text}");
     let text = slot.input::<u16>("x").unwrap_err().to_string();
-    assert!(text.contains("holds f32 elements of 4 bytes, asked for were elements of 2"), "{text}");
+    assert!(
+        text.contains("holds f32 elements of 4 bytes, asked for were elements of 2"),
+        "{text}"
+    );
     let ticket = slot.submit().unwrap();
     let output = session.wait(ticket).unwrap();
     assert!(output.tensor::<f32>("x").is_err());

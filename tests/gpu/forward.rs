@@ -21,19 +21,30 @@ fn run(session: &mut Session, forwards: usize) -> Vec<Vec<f32>> {
     let mut before = None;
     for forward in 0..forwards {
         let mut slot = session.begin(entry).unwrap();
-        slot.input::<f32>("x").unwrap().copy_from_slice(&input(forward));
+        slot.input::<f32>("x")
+            .unwrap()
+            .copy_from_slice(&input(forward));
         let ticket = slot.submit().unwrap();
         if let Some(ticket) = before.replace(ticket) {
             results.push(session.wait(ticket).unwrap().tensor("z").unwrap().to_vec());
         }
     }
-    results.push(session.wait(before.unwrap()).unwrap().tensor("z").unwrap().to_vec());
+    results.push(
+        session
+            .wait(before.unwrap())
+            .unwrap()
+            .tensor("z")
+            .unwrap()
+            .to_vec(),
+    );
     results
 }
 
 fn expected(forwards: usize) -> Vec<Vec<f32>> {
     let mut model = Expected::new();
-    (0..forwards).map(|forward| model.forward(&input(forward))).collect()
+    (0..forwards)
+        .map(|forward| model.forward(&input(forward)))
+        .collect()
 }
 
 #[test]
@@ -77,7 +88,10 @@ fn a_cut_plan_submits_once_per_segment() {
 fn validation_sees_a_missing_barrier() {
     let hazards = |remove: usize| {
         let mut plan = plans::chain();
-        assert_eq!(plan.entries[0].steps.remove(remove), Step::Barrier(Barrier::Memory));
+        assert_eq!(
+            plan.entries[0].steps.remove(remove),
+            Step::Barrier(Barrier::Memory)
+        );
         let mut session = open(checked(), plan).unwrap();
         let entry = session.entry("n=64").unwrap();
         for _ in 0..3 {
@@ -97,7 +111,9 @@ fn validation_sees_a_missing_barrier() {
     // Between the passes: `sum` reads what `scale` wrote.
     let inside = hazards(2);
     assert!(
-        inside.iter().any(|text| text.contains("READ-AFTER-WRITE") || text.contains("READ_AFTER_WRITE")),
+        inside
+            .iter()
+            .any(|text| text.contains("READ-AFTER-WRITE") || text.contains("READ_AFTER_WRITE")),
         "{inside:#?}"
     );
     // Before the first pass: `scale` overwrites what `sum` of the submit before read.
@@ -161,7 +177,10 @@ fn a_value_that_is_not_finite_is_found() {
         values.fill(1.0);
         values[5] = x;
         let ticket = slot.submit().unwrap();
-        assert_eq!(session.wait(ticket).unwrap().first_not_finite("z").unwrap(), found);
+        assert_eq!(
+            session.wait(ticket).unwrap().first_not_finite("z").unwrap(),
+            found
+        );
     }
 }
 
@@ -176,7 +195,10 @@ fn progress_reaches_its_end() {
     );
     assert!(session.is_ok());
     for wanted in [
-        Progress::Weights { done: 256, total: 256 },
+        Progress::Weights {
+            done: 256,
+            total: 256,
+        },
         Progress::Pipelines { done: 2, total: 2 },
     ] {
         assert!(heard.contains(&wanted), "{heard:?}");
@@ -194,7 +216,10 @@ fn pipelines_are_kept_on_disk_and_a_bad_file_is_replaced() {
         let mut files = std::fs::read_dir(folder.path().join("cache")).unwrap();
         files.next().unwrap().unwrap().path()
     };
-    assert_eq!(run(&mut open(options(), plans::chain()).unwrap(), 2), expected(2));
+    assert_eq!(
+        run(&mut open(options(), plans::chain()).unwrap(), 2),
+        expected(2)
+    );
     let good = std::fs::read(file()).unwrap();
     std::fs::write(file(), &good[..good.len() - 1]).unwrap();
     let mut session = open(options(), plans::chain()).unwrap();
@@ -214,7 +239,11 @@ fn a_cache_that_cannot_be_written_is_noted_and_nothing_more() {
     };
     let mut session = open(options, plans::chain()).unwrap();
     assert_eq!(run(&mut session, 2), expected(2));
-    assert!(session.notes()[0].contains("was not written"), "{:?}", session.notes());
+    assert!(
+        session.notes()[0].contains("was not written"),
+        "{:?}",
+        session.notes()
+    );
 }
 
 #[test]

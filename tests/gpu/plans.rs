@@ -8,8 +8,8 @@ use graphc::graph::Recipe;
 use graphc::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
 use graphc::kernel::Access;
 use graphc::plan::{
-    Arena, ArenaKind, Barrier, Bind, Entry, Kernel, PassInfo, Plan, Role, Slot, Stats, Step, Tensor,
-    Weight,
+    Arena, ArenaKind, Barrier, Bind, Entry, Kernel, PassInfo, Plan, Role, Slot, Stats, Step,
+    Tensor, Weight,
 };
 
 /// Elements of every tensor.
@@ -51,7 +51,13 @@ pub fn spirv(name: &str, glsl: &str) -> Vec<u32> {
         shaderc::EnvVersion::Vulkan1_3 as u32,
     );
     compiler
-        .compile_into_spirv(glsl, shaderc::ShaderKind::Compute, name, "main", Some(&options))
+        .compile_into_spirv(
+            glsl,
+            shaderc::ShaderKind::Compute,
+            name,
+            "main",
+            Some(&options),
+        )
         .unwrap()
         .as_binary()
         .to_vec()
@@ -107,6 +113,7 @@ fn pass(
                 port: (*port).into(),
                 tensor: TensorId(*tensor),
                 access: *access,
+                in_place: None,
             })
             .collect(),
         dims: BTreeMap::new(),
@@ -248,7 +255,10 @@ pub struct Expected {
 
 impl Expected {
     pub fn new() -> Self {
-        Self { s: 0.0, c: [0.0; N] }
+        Self {
+            s: 0.0,
+            c: [0.0; N],
+        }
     }
     pub fn forward(&mut self, x: &[f32; N]) -> Vec<f32> {
         self.s += 1.0;
