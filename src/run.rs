@@ -204,7 +204,8 @@ impl Session {
         weights: &mut dyn WeightSource,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, RunError> {
-        fit::structure(&plan).map_err(VkError::BadPlan)?;
+        plan.validate()
+            .map_err(|error| VkError::BadPlan(error.to_string()))?;
         let instance = Instance::new(options.validation, options.labels)?;
         let device = Device::open(&instance, options.device.as_deref())?;
         check(&plan, &device)?;

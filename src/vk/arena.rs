@@ -350,7 +350,7 @@ impl Arenas {
             size: bytes,
         }];
         upload.run(time_out, |raw, commands| {
-            // SAFETY: recording; both ranges lie in their buffers (`fit::structure`).
+            // SAFETY: recording; both ranges lie in their buffers (`Plan::validate`).
             unsafe { raw.cmd_copy_buffer(commands, buffer, target, &copy) };
         })
     }

@@ -121,7 +121,7 @@ fn write(
                 .buffer_info(place)
         })
         .collect();
-    // SAFETY: no recording uses the set yet; ranges lie in their buffers (`fit::structure`).
+    // SAFETY: no recording uses the set yet; ranges lie in their buffers (`Plan::validate`).
     unsafe { device.raw.update_descriptor_sets(&writes, &[]) };
     counters.descriptor_updates += writes.len() as u64;
 }

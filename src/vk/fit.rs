@@ -1,37 +1,17 @@
 //! Does this plan fit this device? Asked before any Vulkan object exists, because drivers answer a broken limit
 //! with a lost device more often than with an error.
 //!
-//! Pure functions over data. [`structure`] proves that every id and range of the plan points somewhere, so that
-//! the rest of the runtime may index; [`limits`] holds the plan's real needs (not the profile's limits) against
-//! the device's.
+//! Pure functions over data, over plans that passed [`Plan::validate`]. [`limits`] holds the plan's real needs, not
+//! the limits that it was compiled for, against the device's: a small plan for a large device runs on a small one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::features::capability;
 use crate::device::{Feature, Limits};
-use crate::ids::KernelId;
-use crate::plan::{Arena, ArenaKind, Entry, Kernel, PassInfo, Plan, Slot, Step};
+use crate::plan::{Arena, ArenaKind, Entry, Kernel, Plan};
 
 /// The most problems that are listed.
 const MAX_PROBLEMS: usize = 12;
-
-/// The first thing in the plan that cannot be meant, if there is one.
-pub fn structure(plan: &Plan) -> Result<(), String> {
-    for (index, weight) in plan.weights.iter().enumerate() {
-        let arena = plan
-            .arenas
-            .get(weight.arena)
-            .ok_or_else(|| format!("weight {index} `{}` lies in no arena", weight.name))?;
-        let bytes = weight_bytes(weight)
-            .ok_or_else(|| format!("weight `{}` is larger than 2^64 bytes", weight.name))?;
-        if arena.kind != ArenaKind::Weight || !within(weight.offset, bytes, arena.bytes) {
-            return Err(format!("weight `{}` leaves its arena", weight.name));
-        }
-    }
-    plan.entries.iter().try_for_each(|entry| {
-        entry_structure(plan, entry).map_err(|problem| format!("entry `{}`: {problem}", entry.name))
-    })
-}
 
 /// Bytes of a packed weight, or `None` past 2^64.
 pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
@@ -41,105 +21,12 @@ pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
         .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
 }
 
-fn within(offset: u64, bytes: u64, size: u64) -> bool {
-    offset.checked_add(bytes).is_some_and(|end| end <= size)
-}
-
-fn entry_structure(plan: &Plan, entry: &Entry) -> Result<(), String> {
-    for tensor in &entry.tensors {
-        let arena = plan
-            .arenas
-            .get(tensor.arena)
-            .ok_or_else(|| format!("tensor `{}` lies in no arena", tensor.name))?;
-        let stride = match tensor.slot {
-            Slot::Fixed => 0,
-            Slot::Same { stride } | Slot::Other { stride } => stride,
-        };
-        let fits = tensor
-            .offset
-            .checked_add(stride)
-            .is_some_and(|last| within(last, tensor.bytes, arena.bytes));
-        if !fits {
-            return Err(format!("tensor `{}` leaves its arena", tensor.name));
-        }
-    }
-    for pass in &entry.passes {
-        pass_structure(plan, entry, pass)
-            .map_err(|problem| format!("`{}`: {problem}", pass.path))?;
-    }
-    for step in &entry.steps {
-        if let Step::Dispatch(pass) = step
-            && entry.passes.get(*pass).is_none()
-        {
-            return Err(format!("a step runs pass {}, which does not exist", pass.0));
-        }
-    }
-    for (list, kind, word) in [
-        (&entry.inputs, ArenaKind::Input, "input"),
-        (&entry.outputs, ArenaKind::Output, "output"),
-    ] {
-        for id in list {
-            let tensor = entry
-                .tensors
-                .get(*id)
-                .ok_or_else(|| format!("{word} {} does not exist", id.0))?;
-            if plan.arenas.get(tensor.arena).map(|arena| arena.kind) != Some(kind) {
-                return Err(format!(
-                    "{word} `{}` does not lie in an {word} arena",
-                    tensor.name
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn pass_structure(plan: &Plan, entry: &Entry, pass: &PassInfo) -> Result<(), String> {
-    let kernel = plan
-        .kernels
-        .get(pass.kernel)
-        .ok_or("it runs a kernel that does not exist")?;
-    if pass.push.len() != kernel.push_bytes as usize || pass.push.len() % 4 != 0 {
-        return Err(format!(
-            "it pushes {} bytes, kernel `{}` takes {}",
-            pass.push.len(),
-            kernel.name,
-            kernel.push_bytes
-        ));
-    }
-    let mut bound = BTreeSet::new();
-    for bind in &pass.binds {
-        let tensor = entry
-            .tensors
-            .get(bind.tensor)
-            .ok_or_else(|| format!("port `{}` is bound to no tensor", bind.port))?;
-        if tensor.bytes == 0 {
-            return Err(format!("port `{}` is bound to an empty tensor", bind.port));
-        }
-        if !bound.insert(bind.binding) {
-            return Err(format!("binding {} is bound twice", bind.binding));
-        }
-    }
-    match kernel
-        .bindings
-        .iter()
-        .find(|(number, _)| !bound.contains(number))
-    {
-        Some((number, _)) => Err(format!(
-            "binding {number} of kernel `{}` is not bound",
-            kernel.name
-        )),
-        None => Ok(()),
-    }
-}
-
 /// Features that the plan needs and `features` lacks.
 pub fn missing(plan: &Plan, features: &BTreeSet<Feature>) -> Vec<Feature> {
     plan.needs.difference(features).copied().collect()
 }
 
-/// Every way in which the plan needs more than `limits`, one line each, at most a dozen. The plan's structure is
-/// right.
+/// Every way in which the plan needs more than `limits`, one line each, at most a dozen.
 pub fn limits(plan: &Plan, limits: &Limits, capabilities: &BTreeSet<u32>) -> Vec<String> {
     let mut problems = Vec::new();
     if plan.kernels.iter().any(|kernel| kernel.full_subgroups)
@@ -314,9 +201,4 @@ pub fn memory_table<'a>(arenas: impl IntoIterator<Item = &'a Arena>, device_byte
         mib(device_bytes)
     ));
     table
-}
-
-/// The kernels that `entry` runs.
-pub fn kernels_of(entry: &Entry) -> BTreeSet<KernelId> {
-    entry.passes.iter().map(|pass| pass.kernel).collect()
 }
