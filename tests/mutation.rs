@@ -1,0 +1,405 @@
+//! Is the verifier worth its name? A plan that is right is made wrong in one place at a time; the verifier must say no,
+//! for the right reason, and name a pass or tensor.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod planning;
+
+use graphc::graph::Class;
+use graphc::ids::{ArenaId, Id, TensorId};
+use graphc::kernel::Access;
+use graphc::plan::verify::{Rule, Violation, verify, verify_against};
+use graphc::plan::{Barrier, Plan, Role, Slot, Step};
+use planning::{Builder, bert, plan};
+
+fn bert_plan() -> Plan {
+    plan(&[
+        bert("batch=4,seq=64", 12, 256, 64),
+        bert("batch=1,seq=64", 12, 64, 64),
+    ])
+}
+
+/// Asserts that the verifier rejects `mutant` under one of `rules`, and names who is to blame.
+fn rejected(mutant: &Plan, rules: &[Rule], what: &str) -> Vec<Violation> {
+    let violations = verify(mutant).expect_err(what);
+    let named = |v: &Violation| v.rule == Rule::Shape || v.pass.is_some() || v.tensor.is_some();
+    assert!(
+        violations
+            .iter()
+            .any(|v| rules.contains(&v.rule) && named(v)),
+        "{what}: {violations:#?}"
+    );
+    violations
+}
+
+fn barriers(plan: &Plan, entry: usize) -> Vec<(usize, Barrier)> {
+    let steps = plan.entries[entry].steps.iter().enumerate();
+    let found = steps.filter_map(|(at, step)| match step {
+        Step::Barrier(barrier) if *barrier != Barrier::Host => Some((at, *barrier)),
+        _ => None,
+    });
+    found.collect()
+}
+
+#[test]
+fn the_plan_itself_is_right() {
+    let proof = verify(&bert_plan()).unwrap();
+    assert_eq!((proof.entries, proof.passes), (2, 2 * 62));
+}
+
+#[test]
+fn every_dropped_barrier_is_found() {
+    let plan = bert_plan();
+    for entry in 0..plan.entries.len() {
+        // 61 edges between waves, and one before the first wave: `embed` writes where the last submit read.
+        assert!(barriers(&plan, entry).len() >= 61);
+        for (at, _) in barriers(&plan, entry) {
+            let mut mutant = plan.clone();
+            mutant.entries[entry].steps.remove(at);
+            rejected(
+                &mutant,
+                &[Rule::Order],
+                &format!("barrier at step {at} dropped"),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_weakened_barrier_is_found() {
+    let plan = bert_plan();
+    for (at, barrier) in barriers(&plan, 0) {
+        if barrier == Barrier::Memory {
+            let mut mutant = plan.clone();
+            mutant.entries[0].steps[at] = Step::Barrier(Barrier::Execution);
+            rejected(
+                &mutant,
+                &[Rule::Order],
+                &format!("barrier at step {at} weakened"),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_swapped_pair_of_neighbouring_waves_is_found() {
+    let plan = bert_plan();
+    let dispatches: Vec<usize> = (0..plan.entries[0].steps.len())
+        .filter(|at| matches!(plan.entries[0].steps[*at], Step::Dispatch(_)))
+        .collect();
+    for pair in dispatches.windows(2) {
+        let mut mutant = plan.clone();
+        mutant.entries[0].steps.swap(pair[0], pair[1]);
+        rejected(
+            &mutant,
+            &[Rule::Contents],
+            &format!("steps {pair:?} swapped"),
+        );
+    }
+}
+
+/// The bytes of every other tensor that lives in a common wave are off limits.
+#[test]
+fn every_offset_moved_onto_a_live_neighbour_is_found() {
+    let plan = bert_plan();
+    let entry = &plan.entries[0];
+    // Tensors that one pass binds together are live together.
+    for pass in &entry.passes {
+        for one in &pass.binds {
+            for other in &pass.binds {
+                let (a, b) = (&entry.tensors[one.tensor], &entry.tensors[other.tensor]);
+                let apart = a.offset != b.offset && one.tensor != other.tensor;
+                if a.role == Role::Transient && b.role == Role::Transient && apart {
+                    let offset = b.offset;
+                    if offset + a.bytes <= plan.arenas[a.arena].bytes {
+                        let mut mutant = plan.clone();
+                        mutant.entries[0].tensors[one.tensor].offset = offset;
+                        let what = format!("`{}` moved onto `{}`", a.name, b.name);
+                        rejected(&mutant, &[Rule::Contents, Rule::Order], &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_offset_outside_its_arena_is_found() {
+    let plan = bert_plan();
+    for (id, tensor) in plan.entries[0].tensors.enumerate() {
+        for offset in [
+            plan.arenas[tensor.arena].bytes,
+            u64::MAX - 255,
+            tensor.offset + 4,
+        ] {
+            let mut mutant = plan.clone();
+            mutant.entries[0].tensors[id].offset = offset;
+            rejected(
+                &mutant,
+                &[Rule::Shape],
+                &format!("`{}` at {offset}", tensor.name),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_swapped_bindings_is_found() {
+    // By the verifier where a read then meets other bytes, otherwise by the comparison with the graph.
+    let graph = bert("e", 2, 64, 64);
+    let plan = plan(std::slice::from_ref(&graph));
+    verify_against(&graph, &plan.entries[0]).unwrap();
+    for (id, pass) in plan.entries[0].passes.enumerate() {
+        for one in 0..pass.binds.len() {
+            for other in 0..one {
+                let mut mutant = plan.clone();
+                let binds = &mut mutant.entries[0].passes[id].binds;
+                let (a, b) = (binds[one].tensor, binds[other].tensor);
+                (binds[one].tensor, binds[other].tensor) = (b, a);
+                if a != b {
+                    assert!(
+                        verify(&mutant).is_err()
+                            || verify_against(&graph, &mutant.entries[0]).is_err(),
+                        "bindings {one} and {other} of `{}` swapped",
+                        pass.path
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pass_that_runs_twice_or_never_is_found() {
+    let plan = bert_plan();
+    let at = plan.entries[0]
+        .steps
+        .iter()
+        .position(|step| matches!(step, Step::Dispatch(_)))
+        .unwrap();
+    let mut twice = plan.clone();
+    let again = twice.entries[0].steps[at].clone();
+    twice.entries[0].steps.insert(at, again);
+    rejected(&twice, &[Rule::Steps], "a pass runs twice");
+    let mut never = plan;
+    never.entries[0].steps.remove(at);
+    rejected(&never, &[Rule::Steps], "a pass never runs");
+}
+
+#[test]
+fn cuts_and_host_barriers_stand_where_they_may() {
+    let plan = bert_plan();
+    let steps = plan.entries[0].steps.len();
+    for at in [0, steps] {
+        let mut mutant = plan.clone();
+        mutant.entries[0].steps.insert(at, Step::Cut);
+        assert!(
+            verify(&mutant)
+                .unwrap_err()
+                .iter()
+                .any(|v| v.rule == Rule::Steps),
+            "cut at {at}"
+        );
+    }
+    let mut without = plan.clone();
+    without.entries[0].steps.pop();
+    assert!(
+        verify(&without)
+            .unwrap_err()
+            .iter()
+            .any(|v| v.message.contains("no barrier for the host"))
+    );
+    let mut early = plan;
+    early.entries[0]
+        .steps
+        .insert(3, Step::Barrier(Barrier::Host));
+    assert!(
+        verify(&early)
+            .unwrap_err()
+            .iter()
+            .any(|v| v.rule == Rule::Steps)
+    );
+}
+
+/// x -> a -> b -> y, with `s` updated in place and the carry `c` handed on.
+fn small(entry: &str) -> graphc::graph::Graph {
+    let mut b = Builder::new(entry);
+    let x = b.value("x", Class::Input, 64);
+    let s = b.value("s", Class::State, 64);
+    let s2 = b.value("s2", Class::State, 64);
+    let next = b.transient("next", 64);
+    let c = b.value("c", Class::Carry { next }, 64);
+    let t = b.transient("t", 64);
+    let u = b.transient("u", 64);
+    let y = b.transient("y", 64);
+    b.ports(
+        "a",
+        vec![
+            (x, Access::Read, None),
+            (s, Access::ReadWrite, None),
+            (s2, Access::Read, None),
+            (t, Access::Write, None),
+        ],
+    );
+    b.pass("b", &[t], &[u], true);
+    b.pass("c", &[u, c], &[next], false);
+    b.pass("d", &[u], &[y], false);
+    b.output(y);
+    b.graph
+}
+
+fn tensor(plan: &Plan, entry: usize, name: &str) -> TensorId {
+    plan.entries[entry]
+        .tensors
+        .enumerate()
+        .find(|(_, tensor)| tensor.name == name)
+        .unwrap()
+        .0
+}
+
+#[test]
+fn an_in_place_result_that_is_not_declared_is_found() {
+    let plan = plan(&[small("e")]);
+    let (t, u) = (tensor(&plan, 0, "t"), tensor(&plan, 0, "u"));
+    assert_eq!(
+        plan.entries[0].tensors[t].offset, plan.entries[0].tensors[u].offset,
+        "b is in place"
+    );
+    let mut mutant = plan;
+    for pass in mutant.entries[0].passes.iter_mut() {
+        pass.binds.iter_mut().for_each(|bind| bind.in_place = None);
+    }
+    rejected(&mutant, &[Rule::Order], "in place without saying so");
+}
+
+#[test]
+fn a_carry_that_does_not_flip_is_found() {
+    let plan = plan(&[small("e")]);
+    verify(&plan).unwrap();
+    let next = tensor(&plan, 0, "next");
+    let Slot::Other { stride } = plan.entries[0].tensors[next].slot else {
+        panic!("the written side is the other slot")
+    };
+    for slot in [Slot::Same { stride }, Slot::Fixed] {
+        let mut mutant = plan.clone();
+        mutant.entries[0].tensors[next].slot = slot;
+        rejected(
+            &mutant,
+            &[Rule::Shape],
+            "the next value of a carry lies in the slot that is read",
+        );
+    }
+    let mut alone = plan.clone();
+    let t = tensor(&plan, 0, "c");
+    alone.entries[0].tensors[t].name = "other".into();
+    verify(&alone).unwrap();
+    assert!(verify_against(&small("e"), &alone.entries[0]).is_err());
+}
+
+#[test]
+fn state_that_two_entries_keep_apart_is_found() {
+    let graphs = [small("e"), small("f")];
+    let plan = plan(&graphs);
+    verify(&plan).unwrap();
+    let (s, s2) = (tensor(&plan, 1, "s"), tensor(&plan, 1, "s2"));
+    let mut mutant = plan.clone();
+    let (a, b) = (
+        plan.entries[1].tensors[s].offset,
+        plan.entries[1].tensors[s2].offset,
+    );
+    mutant.entries[1].tensors[s].offset = b;
+    mutant.entries[1].tensors[s2].offset = a;
+    rejected(
+        &mutant,
+        &[Rule::Sharing],
+        "entries disagree where state lies",
+    );
+}
+
+#[test]
+fn host_slots_that_two_parities_share_are_found() {
+    let plan = plan(&[small("e"), small("f")]);
+    for name in ["x", "y"] {
+        let id = tensor(&plan, 1, name);
+        let mut mutant = plan.clone();
+        let Slot::Same { stride } = mutant.entries[1].tensors[id].slot else {
+            panic!("two slots")
+        };
+        // Entry f at parity 0 then lies where entry e is at parity 1.
+        let place = &mut mutant.entries[1].tensors[id];
+        let arena = place.arena;
+        place.offset += stride;
+        mutant.arenas[arena].bytes += stride;
+        rejected(
+            &mutant,
+            &[Rule::Sharing],
+            &format!("`{name}` of one parity on the other's slot"),
+        );
+    }
+}
+
+#[test]
+fn a_weight_elsewhere_is_found() {
+    let plan = bert_plan();
+    let (a, b) = (tensor(&plan, 0, "l0/out.w"), tensor(&plan, 0, "l1/out.w"));
+    let mut mutant = plan.clone();
+    mutant.entries[0].tensors[a].offset = plan.entries[0].tensors[b].offset;
+    rejected(
+        &mutant,
+        &[Rule::Sharing],
+        "a weight lies where another one is",
+    );
+    let mut listed = plan.clone();
+    listed.weights[1].offset = plan.weights[0].offset;
+    assert!(verify(&listed).is_err());
+    let mut written = plan;
+    written.weights[0].arena = ArenaId(99);
+    assert!(
+        verify(&written).unwrap_err()[0]
+            .message
+            .contains("no such weight arena")
+    );
+}
+
+#[test]
+fn limits_are_kept() {
+    let plan = bert_plan();
+    type Change = fn(&mut Plan);
+    let changes: [(&str, Change); 6] = [
+        ("workgroups", |plan| {
+            plan.entries[0].passes.iter_mut().next().unwrap().groups[1] = 70_000
+        }),
+        ("shared memory", |plan| {
+            plan.kernels.iter_mut().next().unwrap().shared_bytes = 1 << 20
+        }),
+        ("push constants", |plan| {
+            plan.kernels.iter_mut().next().unwrap().push_bytes = 4
+        }),
+        ("workgroup size", |plan| {
+            plan.kernels.iter_mut().next().unwrap().local_size = [1024, 2, 1]
+        }),
+        ("binding range", |plan| {
+            plan.limits.max_storage_buffer_range = 100
+        }),
+        ("allocation", |plan| plan.limits.max_allocation = 100),
+    ];
+    for (what, change) in changes {
+        let mut mutant = plan.clone();
+        change(&mut mutant);
+        rejected(&mutant, &[Rule::Shape], what);
+    }
+}
+
+#[test]
+fn a_message_names_both_sides() {
+    let plan = bert_plan();
+    let mut mutant = plan.clone();
+    let (at, _) = barriers(&plan, 0)[5];
+    mutant.entries[0].steps.remove(at);
+    let violations = rejected(&mutant, &[Rule::Order], "a dropped barrier");
+    let pass = &violations[0].message;
+    assert!(
+        pass.contains("l0/down") || pass.contains("l0/up") || pass.contains("l0/out"),
+        "{pass}"
+    );
+    assert!(pass.contains("arena"), "{pass}");
+}
