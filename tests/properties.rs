@@ -4,12 +4,15 @@
 
 mod planning;
 
+use std::collections::BTreeMap;
+
 use arbtest::arbitrary::{Result, Unstructured};
 use graphc::graph::{Class, Graph};
 use graphc::ids::Id;
+use graphc::interp::{Interpreter, Placement};
 use graphc::kernel::Access;
-use graphc::plan::Plan;
 use graphc::plan::verify::{verify, verify_against};
+use graphc::plan::{Plan, Weight};
 use planning::{Builder, bert, plan, schedules};
 
 /// Names and sizes that all entries of one plan agree on.
@@ -278,4 +281,59 @@ fn bert_of_twelve_layers_meets_the_bound() {
             .iter()
             .all(|schedule| schedule.waves().iter().all(|wave| wave.len() == 1))
     );
+}
+
+/// Three submits of the plan's entries in turn; the outputs of each.
+fn interpreted(
+    plan: &Plan,
+    graphs: &[Graph],
+    placement: Placement,
+    seed: u64,
+) -> Vec<BTreeMap<String, Vec<u8>>> {
+    let numbers = |count: u64, salt: u64| -> Vec<u8> {
+        (0..count)
+            .flat_map(|i| (((i * 7 + salt * 13) % 31) as f32 / 8.0 - 1.0).to_le_bytes())
+            .collect()
+    };
+    let weight = |weight: &Weight| {
+        numbers(
+            weight.shape.iter().product(),
+            weight.name.len() as u64 + weight.offset,
+        )
+    };
+    let mut interpreter = Interpreter::new(plan, weight)
+        .unwrap()
+        .with_placement(placement)
+        .with_seed(seed);
+    let submits = (0..3).map(|submit| {
+        let graph = &graphs[submit % graphs.len()];
+        let inputs = graph.inputs.iter().map(|input| {
+            let info = &graph.values[*input];
+            (info.name.clone(), numbers(info.shape[0], submit as u64))
+        });
+        interpreter
+            .run(&graph.entry, submit as u64 % 2, &inputs.collect())
+            .unwrap()
+    });
+    submits.collect()
+}
+
+/// Sharing bytes and any order inside a wave change no result.
+#[test]
+fn aliased_and_shuffled_equals_naive() {
+    arbtest::arbtest(|u| {
+        let graphs = random_graphs(u)?;
+        let plan = plan(&graphs);
+        let naive = interpreted(&plan, &graphs, Placement::Naive, 0);
+        for seed in [0, 1, 2] {
+            assert_eq!(
+                interpreted(&plan, &graphs, Placement::Planned, seed),
+                naive,
+                "{}",
+                brief(&plan)
+            );
+        }
+        Ok(())
+    })
+    .budget_ms(3_000);
 }

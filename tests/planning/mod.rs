@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graphc::device::{DeviceProfile, Limits, Roofs};
+use graphc::diag::{Diagnostic, Diagnostics};
 use graphc::dtype::DType;
 use graphc::graph::{Class, Graph, Origin, Pass, PortUse, Recipe, ValueInfo};
 use graphc::ids::{Id, IdVec, KernelId, PassId, ValueId};
@@ -105,6 +106,12 @@ impl Builder {
         path: impl Into<String>,
         ports: Vec<(ValueId, Access, Option<u32>)>,
     ) -> PassId {
+        let size = |value: ValueId| self.graph.values[value].shape.iter().product::<u64>() as i64;
+        let dims = ports
+            .iter()
+            .enumerate()
+            .map(|(index, (value, ..))| (format!("n{index}"), size(*value)))
+            .collect();
         let ports = ports
             .into_iter()
             .enumerate()
@@ -120,7 +127,7 @@ impl Builder {
             kernel: "stand_in".into(),
             ports: ports.collect(),
             binding: Binding {
-                dims: BTreeMap::new(),
+                dims,
                 types: BTreeMap::new(),
                 options: BTreeMap::new(),
                 ports: vec![],
@@ -186,11 +193,14 @@ pub fn stand_ins(graphs: &[Graph]) -> (IdVec<KernelId, Kernel>, Vec<IdVec<PassId
                 .iter()
                 .map(|port| (port.port, port.access))
                 .collect();
+            let reference = reference(graph, pass);
+            let same =
+                |kernel: &Kernel| kernel.bindings == bindings && kernel.reference == reference;
             let known = kernels
                 .enumerate()
-                .find(|(_, kernel)| kernel.bindings == bindings)
+                .find(|(_, kernel)| same(kernel))
                 .map(|(id, _)| id);
-            let kernel = known.unwrap_or_else(|| kernels.push(stand_in(bindings)));
+            let kernel = known.unwrap_or_else(|| kernels.push(stand_in(bindings, reference)));
             Lowered {
                 kernel,
                 groups: [1, 1, 1],
@@ -205,7 +215,27 @@ pub fn stand_ins(graphs: &[Graph]) -> (IdVec<KernelId, Kernel>, Vec<IdVec<PassId
     (kernels, lowered)
 }
 
-fn stand_in(bindings: Vec<(u32, Access)>) -> Kernel {
+/// Every result mixes all arguments, element i with element i where the sizes agree; scratch stays as it is.
+fn reference(graph: &Graph, pass: &Pass) -> Vec<String> {
+    let read = pass.ports.iter().filter(|port| port.access.reads());
+    let terms: Vec<String> = read
+        .map(|port| format!("p{0}[i % n{0}] / {1}", port.port, port.port + 3))
+        .collect();
+    let results = pass
+        .ports
+        .iter()
+        .filter(|port| port.access.writes())
+        .map(|port| {
+            let at = port.port;
+            match graph.values[port.value].class {
+                Class::Scratch => format!("p{at}[i<n{at}] = p{at}[i]"),
+                _ => format!("p{at}[i<n{at}] = 1 + {}", terms.join(" + ")),
+            }
+        });
+    results.collect()
+}
+
+fn stand_in(bindings: Vec<(u32, Access)>, reference: Vec<String>) -> Kernel {
     Kernel {
         name: "stand_in".into(),
         variant: "plain".into(),
@@ -217,7 +247,7 @@ fn stand_in(bindings: Vec<(u32, Access)>) -> Kernel {
         local_size: [64, 1, 1],
         shared_bytes: 0,
         full_subgroups: false,
-        reference: vec![],
+        reference,
     }
 }
 
@@ -241,12 +271,21 @@ pub fn plan(graphs: &[Graph]) -> Plan {
 }
 
 pub fn plan_within(graphs: &[Graph], profile: &DeviceProfile, max_submit_ms: Option<f64>) -> Plan {
+    let made = attempt(graphs, profile, max_submit_ms);
+    made.unwrap_or_else(|found| panic!("{}", found.render(&sources(), false)))
+        .0
+}
+
+/// The plan with its warnings, or why there is none.
+pub fn attempt(
+    graphs: &[Graph],
+    profile: &DeviceProfile,
+    max_submit_ms: Option<f64>,
+) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
     let (kernels, lowered) = stand_ins(graphs);
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let sources = sources();
-    let placement = pack(&pairs, &profile.limits)
-        .unwrap_or_else(|found| panic!("{}", found.render(&sources, false)));
+    let placement = pack(&pairs, &profile.limits)?;
     let sync = sync(&pairs, &placement);
     let entries: Vec<_> = pairs
         .iter()
@@ -257,7 +296,7 @@ pub fn plan_within(graphs: &[Graph], profile: &DeviceProfile, max_submit_ms: Opt
             schedule,
         })
         .collect();
-    let parts = Parts {
+    lower(Parts {
         entries: &entries,
         placement,
         sync,
@@ -267,11 +306,8 @@ pub fn plan_within(graphs: &[Graph], profile: &DeviceProfile, max_submit_ms: Opt
         max_submit_ms,
         params: BTreeMap::new(),
         source_hash: [0; 32],
-        sources: &sources,
-    };
-    lower(parts)
-        .unwrap_or_else(|found| panic!("{}", found.render(&sources, false)))
-        .0
+        sources: &sources(),
+    })
 }
 
 /// A fused BERT of `layers` layers: five passes a layer, the residual stream `h` ping-pongs.
