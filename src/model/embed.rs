@@ -337,7 +337,8 @@ impl<R: Runner> Stream<'_, R> {
     }
 }
 
-fn too_long(window: &Window) -> EmbedError {
+/// That the longest text of `window` fits no bucket.
+pub fn too_long(window: &Window) -> EmbedError {
     let longest = window
         .tokens
         .iter()

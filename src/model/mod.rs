@@ -8,5 +8,7 @@ pub mod hub;
 pub mod metadata;
 pub mod output;
 pub mod rows;
+#[cfg(feature = "gpu")]
+pub mod runner;
 pub mod texts;
 pub mod tokenizer;
