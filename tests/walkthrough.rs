@@ -11,7 +11,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn script() -> String {
     let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let blocks = readme.split("<!-- walk-through -->\n```sh\n").skip(1);
-    let blocks: Vec<&str> = blocks.map(|rest| rest.split("```").next().unwrap()).collect();
+    let blocks: Vec<&str> = blocks
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
     assert_eq!(blocks.len(), 4, "the walk-through has four steps");
     format!("set -euo pipefail\n{}", blocks.concat())
 }
@@ -30,8 +32,16 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn model() -> PathBuf {
-    let output = Command::new("bash").arg(Path::new(ROOT).join("tools/fetch-model")).arg("minilm").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("bash")
+        .arg(Path::new(ROOT).join("tools/fetch-model"))
+        .arg("minilm")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
@@ -51,7 +61,11 @@ fn the_walk_through_does_what_it_says() {
         .env_remove("GRAPHC_ROOT")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
     let passes = |file: &str| -> u64 {
         let text = std::fs::read(folder.path().join("my").join(file)).unwrap();
@@ -61,15 +75,24 @@ fn the_walk_through_does_what_it_says() {
     };
     let embedding = |file: &str| -> Vec<f64> {
         let text = std::fs::read_to_string(folder.path().join("my").join(file)).unwrap();
-        text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+        text.split_whitespace()
+            .map(|number| number.parse().unwrap())
+            .collect()
     };
     let furthest = |file: &str| {
         let pairs = embedding("before.txt").into_iter().zip(embedding(file));
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
     };
-    assert!(passes("unfused.json") > passes("before.json"), "a fusion less means passes more");
+    assert!(
+        passes("unfused.json") > passes("before.json"),
+        "a fusion less means passes more"
+    );
     assert!(furthest("unfused.txt") < 1e-5, "and the same numbers");
-    assert_eq!(passes("longer.json"), passes("before.json") + 5, "a layer is five passes");
+    assert_eq!(
+        passes("longer.json"),
+        passes("before.json") + 5,
+        "a layer is five passes"
+    );
     assert!(furthest("longer.txt") > 1e-3, "which change the result");
     assert!(furthest("pooled.txt") > 1e-3, "and so does another pooling");
 }

@@ -43,7 +43,10 @@ impl Runner for SessionRunner {
             lay_out(bucket, sequences, &mut [], positions, &mut []);
         }
         lay_out(bucket, sequences, &mut [], &mut [], slot.input("spans")?);
-        Ok(Flight { ticket: slot.submit()?, batch: bucket.batch })
+        Ok(Flight {
+            ticket: slot.submit()?,
+            batch: bucket.batch,
+        })
     }
 
     fn collect(
@@ -55,7 +58,11 @@ impl Runner for SessionRunner {
         let output = self.session.wait(flight.ticket)?;
         let embeddings = output.tensor::<f32>("embedding")?;
         let width = embeddings.len() / flight.batch.max(1) as usize;
-        embeddings.chunks_exact(width.max(1)).take(rows).enumerate().for_each(|(row, one)| take(row, one));
+        embeddings
+            .chunks_exact(width.max(1))
+            .take(rows)
+            .enumerate()
+            .for_each(|(row, one)| take(row, one));
         Ok(())
     }
 }
