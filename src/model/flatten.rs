@@ -180,4 +180,51 @@ mod tests {
         let many = format!("{{\"a\": [{}1]}}", "1,".repeat(MAX_VALUES));
         assert!(shown(&many).contains("more than 65536"));
     }
+
+    /// Whatever is done to a configuration: no panic, and never more than the bounds allow.
+    #[test]
+    fn mutated_texts_never_panic() {
+        const RIGHT: &str =
+            r#"{"model_type": "bert", "layers": [1, 2.5, {"a": null}], "b": {"c": true}, "d": -3}"#;
+        const PIECES: &[&str] = &[
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\"b\":",
+            "1e999",
+            "-0",
+            "99999999999999999999",
+            "\\ud800",
+            "null",
+            "[[[[[[[[[[[[[[[[",
+            "{\"a\":{\"a\":{\"a\":{\"a\":",
+            "\u{0}",
+        ];
+        arbtest::arbtest(|u| {
+            let mut text = RIGHT.as_bytes().to_vec();
+            for _ in 0..u.int_in_range(1..=6)? {
+                let at = u.choose_index(text.len() + 1)?;
+                match u.int_in_range(0..=3)? {
+                    0 => text.truncate(at),
+                    1 => text.insert(at, u.arbitrary()?),
+                    2 => drop(text.splice(at..at, u.choose(PIECES)?.bytes())),
+                    _ => {
+                        let end = at + u.choose_index(text.len() - at + 1)?;
+                        let piece = text[at..end].to_vec();
+                        text.splice(at..at, piece);
+                    }
+                }
+            }
+            if let Ok(values) = flatten(&text) {
+                assert!(values.len() <= text.len());
+                assert!(values.keys().all(|key| key.len() <= MAX_KEY_BYTES));
+            }
+            Ok(())
+        })
+        .budget_ms(1_000);
+    }
 }

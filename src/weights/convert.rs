@@ -33,16 +33,22 @@ impl Losses {
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = |count: u64| match count {
+            1 => "1 value is".to_string(),
+            count => format!("{count} values are"),
+        };
+        let not_finite = format!(
+            "{} NaN or infinite in the checkpoint",
+            values(self.not_finite)
+        );
+        let overflowed = format!(
+            "{} too large for the wanted type and would be infinite",
+            values(self.overflowed)
+        );
         match (self.not_finite, self.overflowed) {
-            (n, 0) => write!(f, "{n} values are NaN or infinite in the checkpoint"),
-            (0, n) => write!(
-                f,
-                "{n} values are too large for f16 (65504) and become infinite"
-            ),
-            (n, m) => write!(
-                f,
-                "{n} values are NaN or infinite in the checkpoint and {m} are too large for f16 (65504)"
-            ),
+            (_, 0) => f.write_str(&not_finite),
+            (0, _) => f.write_str(&overflowed),
+            _ => write!(f, "{not_finite}, {overflowed}"),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::diag::{Code, Diagnostic};
 mod cache;
 mod checkpoint;
 mod convert;
+mod layout;
 mod pack;
 mod random;
 mod recipe;

@@ -15,24 +15,20 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
+use super::WeightError;
 use super::cache::{self, CacheFile, Description, Lock, Refusal};
 use super::checkpoint::Checkpoint;
 use super::convert::{self, Losses};
+use super::layout::{ALIGN, Layout, places};
 use super::recipe::ResolvedRecipe;
-use super::{WeightError, shape_text};
-use crate::graph::Recipe;
 use crate::plan::{self, Plan};
 
-/// Every weight begins at a multiple of this in the payload, so that a mapped f32 is aligned.
-const ALIGN: u64 = 64;
 /// Elements of one block: 1 MiB of f32.
 const BLOCK: u64 = 1 << 18;
 /// Blocks that are made in parallel before they are written.
 const TASKS_AT_ONCE: usize = 32;
 /// If no cache file can be written, weights up to this size are kept in memory instead.
 const MAX_MEMORY_BYTES: u64 = 2 << 30;
-/// Deepest nesting of a recipe in a plan.
-const MAX_DEPTH: u32 = 32;
 
 /// Where the packed weights are kept between runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,37 +212,6 @@ fn named(weights: &[plan::Weight], losses: &[(u32, Losses)]) -> Vec<LossyWeight>
         .collect()
 }
 
-/// The cache files that may hold the weights, in order of preference.
-fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<PathBuf> {
-    let layout = hex(&layout.hash);
-    // A folder that several models share tells them apart by where they are.
-    let folder = checkpoint.folder();
-    let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let model = hex(blake3::hash(folder.as_os_str().as_encoded_bytes()).as_bytes());
-    let shared = |base: &Path| base.join(format!("weights-{model}-{layout}.pack"));
-    match place {
-        CachePlace::Memory => vec![],
-        CachePlace::Folder(folder) => vec![shared(folder)],
-        CachePlace::BesideModel { or_else } => {
-            let beside = checkpoint
-                .folder()
-                .join(".graphc")
-                .join(format!("weights-{layout}.pack"));
-            let mut places = vec![beside];
-            places.extend(or_else.iter().map(|folder| shared(folder)));
-            places
-        }
-    }
-}
-
-/// The first 64 bits of a hash, which tell file names apart; the whole hash is inside the file.
-fn hex(hash: &[u8; 32]) -> String {
-    hash.iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 fn write_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -254,76 +219,6 @@ fn write_reason(error: &io::Error) -> String {
         }
         _ => error.to_string(),
     }
-}
-
-/// Where each weight lies in the payload.
-#[derive(Debug)]
-struct Layout {
-    ranges: Vec<Range<usize>>,
-    bytes: u64,
-    hash: [u8; 32],
-}
-
-impl Layout {
-    fn of(weights: &[plan::Weight]) -> Result<Self, WeightError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut ranges = Vec::with_capacity(weights.len());
-        let mut end = 0u64;
-        for weight in weights {
-            let fault = |reason: String| WeightError::Plan {
-                weight: weight.name.clone(),
-                reason,
-            };
-            let too_large = || fault(format!("{} is too large", shape_text(&weight.shape)));
-            if !convert::can_narrow(weight.dtype) {
-                return Err(fault(format!(
-                    "its type is {}; weights are f32, f16 or bf16",
-                    weight.dtype
-                )));
-            }
-            if !shallow(&weight.recipe, 0) {
-                return Err(fault(format!(
-                    "its recipe is nested deeper than {MAX_DEPTH}"
-                )));
-            }
-            let bytes = weight
-                .shape
-                .iter()
-                .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
-                .ok_or_else(too_large)?;
-            let start = end.checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
-            end = start
-                .checked_add(bytes)
-                .filter(|end| *end <= i64::MAX as u64)
-                .ok_or_else(too_large)?;
-            ranges.push(start as usize..end as usize);
-            let identity = postcard::to_stdvec(&(weight.dtype, &weight.shape, &weight.recipe))
-                .map_err(|error| fault(error.to_string()))?;
-            hasher
-                .update(&(identity.len() as u64).to_le_bytes())
-                .update(&identity);
-        }
-        Ok(Self {
-            ranges,
-            bytes: end,
-            hash: *hasher.finalize().as_bytes(),
-        })
-    }
-}
-
-/// Whether no part of the recipe is deeper than [`MAX_DEPTH`].
-fn shallow(recipe: &Recipe, depth: u32) -> bool {
-    depth <= MAX_DEPTH
-        && match recipe {
-            Recipe::Tensor(_) => true,
-            Recipe::AnyOf(parts)
-            | Recipe::Concat(parts)
-            | Recipe::Interleave(parts)
-            | Recipe::Sum(parts) => parts.iter().all(|part| shallow(part, depth + 1)),
-            Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {
-                shallow(of, depth + 1)
-            }
-        }
 }
 
 /// A rectangle of one weight whose bytes are contiguous: whole rows, or a part of one row.
@@ -502,5 +397,87 @@ impl<'a> Packer<'a> {
         let mut bytes = vec![0; elements * dtype.bytes() as usize];
         let losses = convert::narrow(&values, dtype, &mut bytes);
         (bytes, losses)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::graph::Recipe;
+    use crate::ids::ArenaId;
+    use std::io::{Cursor, SeekFrom};
+
+    /// A disk with room for `left` more bytes.
+    struct SmallDisk {
+        file: Cursor<Vec<u8>>,
+        left: usize,
+    }
+
+    impl Write for SmallDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.left);
+            if count == 0 && !bytes.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.left -= count;
+            self.file.write(&bytes[..count])
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for SmallDisk {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.file.seek(to)
+        }
+    }
+
+    #[test]
+    fn a_full_disk_never_leaves_a_usable_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = r#"{"w":{"dtype":"F32","shape":[100],"data_offsets":[0,400]}}"#;
+        let mut model = (header.len() as u64).to_le_bytes().to_vec();
+        model.extend(header.bytes());
+        model.extend([0; 400]);
+        std::fs::write(folder.path().join("model.safetensors"), model).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let weights = [plan::Weight {
+            name: "w".into(),
+            dtype: DType::F32,
+            shape: vec![100],
+            recipe: Recipe::Tensor("w".into()),
+            arena: ArenaId(0),
+            offset: 0,
+        }];
+        let layout = Layout::of(&weights).unwrap();
+        let packer = Packer::new(&weights, &checkpoint, &layout, &PackOptions::default()).unwrap();
+        let write = |left: usize| {
+            let mut disk = SmallDisk {
+                file: Cursor::new(Vec::new()),
+                left,
+            };
+            let result = packer.write(&mut disk, &mut |_, _| {});
+            (result, disk.file.into_inner())
+        };
+        let (result, whole) = write(usize::MAX);
+        assert!(result.is_ok());
+        let path = folder.path().join("cache");
+        let opens = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            packer.open(&path).is_ok()
+        };
+        assert!(opens(&whole));
+        // The first page is written twice: zeros at the start, the real one at the end.
+        for left in (0..whole.len() + 4096).step_by(61) {
+            let (result, part) = write(left);
+            assert!(
+                matches!(result, Err(PackFailure::Io(error)) if error.kind() == io::ErrorKind::StorageFull)
+            );
+            // Once the fields at the head of the first page are there, the zeros after them are too.
+            assert!(left > whole.len() || !opens(&part), "{left}");
+        }
     }
 }

@@ -197,7 +197,8 @@ impl<'a> Resolver<'a, '_> {
             Recipe::Concat(parts) => {
                 let resolved = all(parts)?;
                 let rest = |part: &ResolvedRecipe<'_>| part.shape.get(1..).map(<[u64]>::to_vec);
-                let (first, rest) = self.alike(recipe, parts, &resolved, "rows of", rest)?;
+                let (first, rest) =
+                    self.alike(recipe, parts, &resolved, "rows like those of", rest)?;
                 let rows = resolved
                     .iter()
                     .try_fold(0u64, |rows, part| rows.checked_add(part.rows));
@@ -293,6 +294,7 @@ impl<'a> Resolver<'a, '_> {
         }
         let mut names = Vec::new();
         leaves(recipe, depth, &mut names);
+        names.retain(|name| self.checkpoint.tensor(name).is_none());
         let nearest = names
             .first()
             .map_or(vec![], |name| self.checkpoint.nearest(name));

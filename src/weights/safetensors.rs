@@ -49,8 +49,8 @@ pub(super) enum Fault {
 /// The tensors of the file with the bytes `file`, and the length of its header with the 8 bytes before it.
 pub(super) fn parse(file: &[u8]) -> Result<(Vec<Entry>, usize), Fault> {
     let (header, data_start) = header_text(file)?;
-    let raw: RawHeader<'_> =
-        serde_json::from_str(header).map_err(|error| Fault::Header(error.to_string()))?;
+    let raw: RawHeader<'_> = serde_json::from_str(header)
+        .map_err(|error| Fault::Header(format!("its header: {error}")))?;
     let data_bytes = (file.len() - data_start) as u64;
     let mut entries = raw
         .0
@@ -252,5 +252,137 @@ impl<'de> Deserialize<'de> for RawHeader<'de> {
             }
         }
         deserializer.deserialize_map(Tensors)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use arbtest::arbitrary::Unstructured;
+
+    /// A right file of a few tensors, and one of its headers' dangerous spellings now and then.
+    fn file(u: &mut Unstructured<'_>) -> arbtest::arbitrary::Result<Vec<u8>> {
+        let mut tensors = Vec::new();
+        let mut end = 0u64;
+        for number in 0..u.int_in_range(0..=4)? {
+            let shape: Vec<u64> = (0..u.int_in_range(0..=3)?)
+                .map(|_| u.int_in_range(0..=3))
+                .collect::<Result<_, _>>()?;
+            let (dtype, size) =
+                *u.choose(&[("F32", 4), ("F16", 2), ("BF16", 2), ("I64", 8), ("BOOL", 1)])?;
+            let bytes = shape.iter().product::<u64>() * size;
+            let start = end;
+            end += bytes;
+            tensors.push(format!(
+                r#""t{number}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{end}]}}"#
+            ));
+        }
+        if u.arbitrary()? {
+            tensors.push(r#""__metadata__":{"format":"pt"}"#.into());
+        }
+        let header = format!("{{{}}}", tensors.join(","));
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        file.extend((0..end).map(|byte| byte as u8));
+        Ok(file)
+    }
+
+    #[test]
+    fn right_files_are_accepted() {
+        arbtest::arbtest(|u| {
+            let file = file(u)?;
+            let (entries, _) = parse(&file).unwrap_or_else(|fault| panic!("{fault:?}"));
+            let theirs = SafeTensors::deserialize(&file).unwrap();
+            assert_eq!(entries.len(), theirs.len());
+            for entry in entries {
+                let tensor = theirs.tensor(&entry.name).unwrap();
+                assert_eq!(&file[entry.range], tensor.data());
+                assert_eq!(
+                    entry.shape,
+                    tensor
+                        .shape()
+                        .iter()
+                        .map(|size| *size as u64)
+                        .collect::<Vec<_>>()
+                );
+            }
+            Ok(())
+        })
+        .budget_ms(500);
+    }
+
+    /// Whatever is done to a file: no panic, and what is accepted has exactly its own bytes.
+    #[test]
+    fn mutated_files_never_panic() {
+        const PIECES: &[&str] = &[
+            "\"",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "0",
+            "-1",
+            "1e9",
+            "18446744073709551615",
+            "4611686018427387904",
+            "null",
+            "\"t0\":{",
+            "\\u0000",
+            "F8_E4M3",
+            "F4",
+            "\"shape\":",
+            "\u{feff}",
+        ];
+        let mut accepted = 0u64;
+        arbtest::arbtest(|u| {
+            let mut file = file(u)?;
+            for _ in 0..u.int_in_range(1..=4)? {
+                let at = u.choose_index(file.len() + 1)?;
+                match u.int_in_range(0..=4)? {
+                    0 => file.truncate(at.max(1)),
+                    1 => file.insert(at, u.arbitrary()?),
+                    2 => {
+                        let piece = u.choose(PIECES)?;
+                        file.splice(at..at, piece.bytes());
+                        // With the length put right the piece is looked at and not only the length.
+                        if let Some((length, _)) = file.split_first_chunk_mut::<8>() {
+                            *length = (u64::from_le_bytes(*length)
+                                .wrapping_add(piece.len() as u64))
+                            .to_le_bytes();
+                        }
+                    }
+                    3 => {
+                        let end = at + u.choose_index(file.len() - at + 1)?;
+                        let piece = file[at..end].to_vec();
+                        file.splice(at..at, piece);
+                    }
+                    _ => {
+                        if let Some(byte) = file.get_mut(at) {
+                            *byte ^= 1 << u.int_in_range(0..=7)?;
+                        }
+                    }
+                }
+            }
+            if let Ok((entries, data_start)) = parse(&file) {
+                accepted += 1;
+                let mut end = data_start;
+                for entry in entries {
+                    assert_eq!(entry.range.start, end);
+                    end = entry.range.end;
+                    let bits = entry.shape.iter().product::<u64>() * entry.dtype.bitsize() as u64;
+                    assert_eq!(bits, entry.range.len() as u64 * 8);
+                }
+                assert_eq!(end, file.len());
+            }
+            Ok(())
+        })
+        .budget_ms(2_000);
+        assert!(
+            accepted > 0,
+            "some mutations do not matter; if all are refused, the test tests nothing"
+        );
     }
 }
