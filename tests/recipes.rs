@@ -111,10 +111,10 @@ fn recipe(
             let first = u.int_in_range(1..=rows - 1)?;
             Recipe::Concat(vec![inner(first, cols, u)?, inner(rows - first, cols, u)?])
         }
-        3 if rows % 2 == 0 => {
+        3 if rows.is_multiple_of(2) => {
             Recipe::Interleave(vec![inner(rows / 2, cols, u)?, inner(rows / 2, cols, u)?])
         }
-        4 if rows % 3 == 0 => {
+        4 if rows.is_multiple_of(3) => {
             let part = rows / 3;
             Recipe::Interleave(vec![
                 inner(part, cols, u)?,
@@ -131,8 +131,8 @@ fn recipe(
             }
         }
         6 => Recipe::Transpose(Box::new(inner(cols, rows, u)?)),
-        7 if rows % 2 == 0 => {
-            let group = if rows % 4 == 0 { 4 } else { 2 };
+        7 if rows.is_multiple_of(2) => {
+            let group = if rows.is_multiple_of(4) { 4 } else { 2 };
             Recipe::PairHalves {
                 of: Box::new(inner(rows, cols, u)?),
                 group,

@@ -108,9 +108,9 @@ impl MetadataError {
             MetadataError::Architecture { .. } => {
                 diagnostic.help("name a graph file yourself, or write one that accepts this type")
             }
-            MetadataError::Pooling { .. } => {
-                diagnostic.help("choose one with `--set pooling=mean` if you know that it is right")
-            }
+            MetadataError::Pooling { .. } => diagnostic.help(
+                "correct that file so that exactly one of them is true, if you know which is right",
+            ),
             _ => diagnostic,
         }
     }

@@ -240,6 +240,9 @@ impl From<io::Error> for PackFailure {
     }
 }
 
+/// Weights by number, with what they lost.
+type NumberedLosses = Vec<(u32, Losses)>;
+
 struct Packer<'a> {
     weights: &'a [plan::Weight],
     resolved: Vec<ResolvedRecipe<'a>>,
@@ -325,7 +328,7 @@ impl<'a> Packer<'a> {
         &self,
         out: &mut W,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<([u8; 32], Vec<(u32, Losses)>), PackFailure> {
+    ) -> Result<([u8; 32], NumberedLosses), PackFailure> {
         let mut hasher = blake3::Hasher::new();
         let mut losses = vec![Losses::default(); self.weights.len()];
         let mut done = 0u64;
