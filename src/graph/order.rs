@@ -96,6 +96,9 @@ fn find_cycle(before: &[BTreeMap<usize, ValueId>], waits: &[usize], start: usize
         if let Some(first) = seen.get(&next) {
             let mut cycle = walk.split_off(*first);
             cycle.reverse();
+            // Named from the pass that stands first in the file.
+            let first = (0..cycle.len()).min_by_key(|at| cycle[*at]).unwrap_or(0);
+            cycle.rotate_left(first);
             return cycle;
         }
         seen.insert(next, walk.len());

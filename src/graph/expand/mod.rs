@@ -54,3 +54,6 @@ pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
     };
     order::order(body::unroll(loaded, flat)?)
 }
+
+#[cfg(test)]
+mod tests;
