@@ -45,6 +45,8 @@ pub struct SessionOptions {
     pub poll: Duration,
     /// How long a wait lasts before it is an error.
     pub time_out: Duration,
+    /// Upload weights through a staging buffer even where the host can write them in place.
+    pub staged_weights: bool,
     /// What is measured in each forward.
     pub timing: Timing,
 }
@@ -58,6 +60,7 @@ impl Default for SessionOptions {
             pipeline_cache: None,
             poll: Duration::from_micros(200),
             time_out: Duration::from_secs(120),
+            staged_weights: false,
             timing: Timing::Off,
         }
     }
@@ -211,7 +214,7 @@ impl Session {
         check(&plan, &device)?;
         let mut counters = Counters::default();
         let mut notes = Vec::new();
-        let mut arenas = Arenas::new(&device, &plan, &mut counters)?;
+        let mut arenas = Arenas::new(&device, &plan, options.staged_weights, &mut counters)?;
         let pipelines = Pipelines::new(
             &device,
             &plan,
@@ -324,6 +327,11 @@ impl Session {
             self.prepared.iter_mut().for_each(|slot| *slot = None);
         }
         Ok(())
+    }
+
+    /// Changes how long a wait lasts before it is an error.
+    pub fn set_time_out(&mut self, time_out: Duration) {
+        self.options.time_out = time_out;
     }
 
     /// Waits for everything that was submitted.

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ash::vk;
 use ash::vk::Handle as _;
@@ -24,29 +25,38 @@ use super::fit::{arena_word, memory_table, weight_bytes};
 use crate::ids::{ArenaId, IdVec};
 use crate::plan::{Arena, ArenaKind, Plan, Weight};
 
+/// Bytes that a weight is filled with at once: bounds the staging buffer and lets progress move.
+const PIECE_BYTES: u64 = 32 << 20;
+
+/// Why a source has no bytes.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Gives the packed bytes of each weight of a plan.
 pub trait WeightSource {
-    /// Writes all bytes of `weight`, the `index`-th of the plan. `into` has exactly its size and may be device
-    /// memory: write each byte once, in order, and read none.
+    /// Writes the bytes of `weight`, the `index`-th of the plan, from its byte `start` on, over all of `into`.
+    /// Pieces begin and end at whole elements. `into` may be device memory: write each byte once, in order, and read
+    /// none.
     fn fill(
         &mut self,
         index: usize,
         weight: &Weight,
+        start: u64,
         into: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    ) -> Result<(), SourceError>;
 }
 
 impl<F> WeightSource for F
 where
-    F: FnMut(usize, &Weight, &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+    F: FnMut(usize, &Weight, u64, &mut [u8]) -> Result<(), SourceError>,
 {
     fn fill(
         &mut self,
         index: usize,
         weight: &Weight,
+        start: u64,
         into: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self(index, weight, into)
+    ) -> Result<(), SourceError> {
+        self(index, weight, start, into)
     }
 }
 
@@ -55,6 +65,8 @@ pub(crate) struct Arenas {
     items: IdVec<ArenaId, Memory>,
     /// Dropped by hand, before the device.
     allocator: Option<Allocator>,
+    /// Whether weights are written in place.
+    in_place: bool,
     device: Arc<Device>,
 }
 
@@ -66,11 +78,27 @@ struct Memory {
     bytes: u64,
 }
 
+impl Memory {
+    /// The mapped place of a range; `None` if the memory is not mapped or too small.
+    fn mapped(&self, range: Range<u64>) -> Option<(*mut u8, usize)> {
+        let pointer = self.allocation.as_ref()?.mapped_ptr()?;
+        if range.start > range.end || range.end > self.bytes {
+            return None;
+        }
+        let start = usize::try_from(range.start).ok()?;
+        let length = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: the mapping covers the whole allocation, which is at least `bytes` long.
+        Some((unsafe { pointer.as_ptr().cast::<u8>().add(start) }, length))
+    }
+}
+
 impl Arenas {
-    /// Makes the memory of every arena of `plan`; its limits were checked before.
+    /// Makes the memory of every arena of `plan`; its limits were checked before. `staged`: do not write weights in
+    /// place even where that is possible.
     pub(crate) fn new(
         device: &Arc<Device>,
         plan: &Plan,
+        staged: bool,
         counters: &mut Counters,
     ) -> Result<Self, VkError> {
         let allocator = Allocator::new(&AllocatorCreateDesc {
@@ -85,6 +113,7 @@ impl Arenas {
         let mut arenas = Self {
             items: IdVec::new(),
             allocator: Some(allocator),
+            in_place: device.info.memory_host_visible && !staged,
             device: Arc::clone(device),
         };
         for (id, arena) in plan.arenas.enumerate() {
@@ -107,9 +136,8 @@ impl Arenas {
         name: &str,
         counters: &mut Counters,
     ) -> Result<ArenaId, Failed> {
-        let in_place = self.device.info.memory_host_visible;
         let location = match arena.kind {
-            ArenaKind::Weight if in_place => MemoryLocation::CpuToGpu,
+            ArenaKind::Weight if self.in_place => MemoryLocation::CpuToGpu,
             ArenaKind::Weight | ArenaKind::Transient | ArenaKind::State | ArenaKind::Carry => {
                 MemoryLocation::GpuOnly
             }
@@ -203,7 +231,7 @@ impl Arenas {
 
     /// The mapped bytes of a range of an arena, to write; `None` if the arena is not mapped or too small.
     pub(crate) fn bytes_mut(&mut self, arena: ArenaId, range: Range<u64>) -> Option<&mut [u8]> {
-        let (start, length) = self.mapped(arena, range)?;
+        let (start, length) = self.items.get(arena)?.mapped(range)?;
         // SAFETY: `mapped` gave a valid, mapped range. The device does not touch it: the caller holds the slot
         // of a parity that is not in flight. `&mut self` keeps the host's side unique.
         Some(unsafe { std::slice::from_raw_parts_mut(start, length) })
@@ -211,22 +239,10 @@ impl Arenas {
 
     /// The mapped bytes of a range of an arena, to read.
     pub(crate) fn bytes(&self, arena: ArenaId, range: Range<u64>) -> Option<&[u8]> {
-        let (start, length) = self.mapped(arena, range)?;
+        let (start, length) = self.items.get(arena)?.mapped(range)?;
         // SAFETY: as above; the submit that wrote it has completed and the next one of this parity can only
         // start through `&mut Session`.
         Some(unsafe { std::slice::from_raw_parts(start, length) })
-    }
-
-    fn mapped(&self, arena: ArenaId, range: Range<u64>) -> Option<(*mut u8, usize)> {
-        let memory = self.items.get(arena)?;
-        let pointer = memory.allocation.as_ref()?.mapped_ptr()?;
-        if range.start > range.end || range.end > memory.bytes {
-            return None;
-        }
-        let start = usize::try_from(range.start).ok()?;
-        let length = usize::try_from(range.end - range.start).ok()?;
-        // SAFETY: the mapping covers the whole allocation, which is at least `bytes` long.
-        Some((unsafe { pointer.as_ptr().cast::<u8>().add(start) }, length))
     }
 
     /// Zeroes state and carries, and fills every weight from `source`. `progress` hears (bytes done, all bytes).
@@ -236,7 +252,7 @@ impl Arenas {
         source: &mut dyn WeightSource,
         progress: &mut dyn FnMut(u64, u64),
         counters: &mut Counters,
-        time_out: std::time::Duration,
+        time_out: Duration,
     ) -> Result<(), VkError> {
         let mut upload = Upload::new(&self.device)?;
         let cleared: Vec<vk::Buffer> = plan
@@ -258,101 +274,93 @@ impl Arenas {
             .iter()
             .filter_map(weight_bytes)
             .fold(0u64, |sum, bytes| sum.saturating_add(bytes));
-        let mut done = 0;
-        progress(done, total);
-        let mut staging = None;
-        for (index, weight) in plan.weights.iter().enumerate() {
-            let bytes = weight_bytes(weight).unwrap_or(0);
-            let filled = self.fill(
-                index,
-                weight,
-                bytes,
-                source,
-                &mut staging,
-                &mut upload,
-                time_out,
-                counters,
-            );
-            if let Err(error) = filled {
-                self.free_staging(staging);
-                return Err(error);
-            }
-            done += bytes;
-            progress(done, total);
-        }
-        self.free_staging(staging);
-        Ok(())
-    }
-
-    fn free_staging(&mut self, staging: Option<Memory>) {
-        if let Some(staging) = staging {
+        let largest = plan
+            .weights
+            .iter()
+            .filter_map(weight_bytes)
+            .max()
+            .unwrap_or(0);
+        let staging = if self.in_place || largest == 0 {
+            None
+        } else {
+            counters.allocations += 1;
+            Some(self.staging(largest.min(PIECE_BYTES))?)
+        };
+        let filled = self.fill_all(
+            plan,
+            source,
+            staging.as_ref(),
+            &mut upload,
+            time_out,
+            &mut |done| {
+                progress(done, total);
+            },
+        );
+        if let Some(staging) = staging
+            && !self.device.is_abandoned()
+        {
             self.free(staging);
         }
+        filled
     }
 
-    #[allow(clippy::too_many_arguments)] // The parts of one loop body; a struct for them would have one user.
-    fn fill(
-        &mut self,
-        index: usize,
-        weight: &Weight,
-        bytes: u64,
-        source: &mut dyn WeightSource,
-        staging: &mut Option<Memory>,
-        upload: &mut Upload,
-        time_out: std::time::Duration,
-        counters: &mut Counters,
-    ) -> Result<(), VkError> {
-        let failed = |source| VkError::Weight {
-            name: weight.name.clone(),
-            source,
-        };
-        let range = weight.offset..weight.offset.saturating_add(bytes);
-        if let Some(into) = self.bytes_mut(weight.arena, range) {
-            return source.fill(index, weight, into).map_err(failed);
-        }
-        if staging.as_ref().is_none_or(|staging| staging.bytes < bytes) {
-            self.free_staging(staging.take());
-            let made = self.buffer(
-                bytes,
-                vk::BufferUsageFlags::TRANSFER_SRC,
-                MemoryLocation::CpuToGpu,
-                "staging",
-            );
-            *staging = Some(made.map_err(|error| match error {
+    fn staging(&mut self, bytes: u64) -> Result<Memory, VkError> {
+        let usage = vk::BufferUsageFlags::TRANSFER_SRC;
+        self.buffer(bytes, usage, MemoryLocation::CpuToGpu, "the staging buffer")
+            .map_err(|error| match error {
                 Failed::Call(error) => error,
                 Failed::Allocation(error) => VkError::Allocator {
-                    what: format!("{bytes} bytes to upload `{}`", weight.name),
+                    what: format!("{bytes} bytes to upload weights"),
                     message: error.to_string(),
                 },
-            })?);
-            counters.allocations += 1;
+            })
+    }
+
+    /// Fills every weight piece by piece, in place or through `staging`.
+    fn fill_all(
+        &mut self,
+        plan: &Plan,
+        source: &mut dyn WeightSource,
+        staging: Option<&Memory>,
+        upload: &mut Upload,
+        time_out: Duration,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), VkError> {
+        let mut done = 0;
+        progress(done);
+        for (index, weight) in plan.weights.iter().enumerate() {
+            let bytes = weight_bytes(weight).unwrap_or(0);
+            let mut start = 0;
+            while start < bytes {
+                let piece = PIECE_BYTES.min(bytes - start);
+                let at = weight.offset.saturating_add(start);
+                let into = match staging {
+                    None => self.bytes_mut(weight.arena, at..at.saturating_add(piece)),
+                    Some(staging) => staging.mapped(0..piece).map(|(pointer, length)| {
+                        // SAFETY: a valid, mapped range; the copy of the piece before was waited for.
+                        unsafe { std::slice::from_raw_parts_mut(pointer, length) }
+                    }),
+                };
+                let into = into.ok_or_else(|| VkError::Allocator {
+                    what: format!("the memory of weight `{}`", weight.name),
+                    message: "it is not mapped".into(),
+                })?;
+                source
+                    .fill(index, weight, start, into)
+                    .map_err(|source| VkError::Weight {
+                        name: weight.name.clone(),
+                        source,
+                    })?;
+                if let Some(staging) = staging {
+                    let target = self.items[weight.arena].buffer;
+                    upload.copy(staging.buffer, target, at, piece, time_out)?;
+                }
+                start += piece;
+                done += piece;
+                progress(done);
+            }
         }
-        let Some(from) = staging.as_mut() else {
-            return Ok(());
-        };
-        let buffer = from.buffer;
-        let mapped = from
-            .allocation
-            .as_mut()
-            .and_then(Allocation::mapped_slice_mut)
-            .and_then(|all| all.get_mut(..usize::try_from(bytes).ok()?));
-        let Some(into) = mapped else {
-            return Err(VkError::Allocator {
-                what: "the staging buffer".into(),
-                message: "it is not mapped".into(),
-            });
-        };
-        source.fill(index, weight, into).map_err(failed)?;
-        let target = self.items[weight.arena].buffer;
-        let copy = [vk::BufferCopy {
-            src_offset: 0,
-            dst_offset: weight.offset,
-            size: bytes,
-        }];
-        upload.run(time_out, |raw, commands| {
-            // SAFETY: recording; both ranges lie in their buffers (`Plan::validate`).
-            unsafe { raw.cmd_copy_buffer(commands, buffer, target, &copy) };
-        })
+        Ok(())
     }
 }
 
@@ -366,6 +374,7 @@ impl Drop for Arenas {
             items,
             allocator,
             device,
+            ..
         } = self;
         for memory in items.iter_mut() {
             // SAFETY: the session waited for every submit before it drops its arenas.
@@ -464,9 +473,28 @@ impl Upload {
         Ok(upload)
     }
 
+    fn copy(
+        &mut self,
+        from: vk::Buffer,
+        to: vk::Buffer,
+        offset: u64,
+        bytes: u64,
+        time_out: Duration,
+    ) -> Result<(), VkError> {
+        let regions = [vk::BufferCopy {
+            src_offset: 0,
+            dst_offset: offset,
+            size: bytes,
+        }];
+        self.run(time_out, |raw, commands| {
+            // SAFETY: recording; both ranges lie in their buffers (`Plan::validate`).
+            unsafe { raw.cmd_copy_buffer(commands, from, to, &regions) };
+        })
+    }
+
     fn run(
         &mut self,
-        time_out: std::time::Duration,
+        time_out: Duration,
         record: impl FnOnce(&ash::Device, vk::CommandBuffer),
     ) -> Result<(), VkError> {
         let doing = "uploading weights";

@@ -111,7 +111,7 @@ fn a_damaged_plan_is_refused_before_anything_is_made() {
 #[test]
 fn weights_that_cannot_be_read_stop_the_session_cleanly() {
     let plan = Arc::new(plans::chain());
-    let mut source = |_: usize, _: &graphc::plan::Weight, into: &mut [u8]| {
+    let mut source = |_: usize, _: &graphc::plan::Weight, _: u64, into: &mut [u8]| {
         Err(format!("only 7 of {} bytes are there", into.len()).into())
     };
     let error = Session::open(checked(), plan, &mut source, &mut |_| {}).map(|_| ());

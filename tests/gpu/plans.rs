@@ -214,6 +214,18 @@ pub fn chain() -> Plan {
     }
 }
 
+/// [`chain`] with a first pass that takes about a second.
+#[allow(dead_code)] // Not every test binary that includes this file uses it.
+pub fn slow() -> Plan {
+    let mut plan = chain();
+    let busy = SCALE.replace(
+        "if (i < push.n)",
+        "float t = x[i]; for (uint k = 0; k < 30000000u; ++k) t = t * 0.5 + 1.0; if (i < push.n && t > 0.0)",
+    );
+    plan.kernels[KernelId(0)].spirv = spirv("slow", &busy);
+    plan
+}
+
 /// No limits: what the device can do is what these tests ask about.
 fn limits() -> Limits {
     Limits {
@@ -240,6 +252,7 @@ pub fn weight(i: usize) -> f32 {
 pub fn fill(
     _: usize,
     _: &Weight,
+    _: u64,
     into: &mut [u8],
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     for (i, bytes) in into.chunks_exact_mut(4).enumerate() {
