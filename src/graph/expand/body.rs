@@ -775,6 +775,7 @@ impl<'a> Unroller<'a> {
     }
 
     /// Records a problem with the way it was reached, once for each place.
+    #[allow(clippy::boxed_local)] // what items fail with is boxed
     fn report(&mut self, frame: &Frame<'a>, problem: Problem) {
         let at = problem
             .labels

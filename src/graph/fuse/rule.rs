@@ -80,7 +80,7 @@ pub(super) fn read(fuse: &Fuse, library: &Library) -> Result<Rule, Diagnostics> 
         .when
         .as_ref()
         .and_then(|when| Some((reader.expression(when)?, when.span)));
-    let (reads, writes, set) = reader.into_pass(&fuse.into);
+    let (reads, writes, set) = reader.replacement(&fuse.into);
     if !reader.problems.has_errors() {
         reader.loses(&patterns, &set, when.as_ref().map(|(expr, _)| expr));
         reader.loses_values(&reads);
@@ -304,7 +304,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn into_pass(&mut self, into: &'a IntoPass) -> Into {
+    fn replacement(&mut self, into: &'a IntoPass) -> Into {
         let mut out = (vec![], vec![], vec![]);
         if into
             .from
