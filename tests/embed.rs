@@ -42,7 +42,10 @@ fn goldens() -> (u64, Vec<Golden>) {
         .unwrap()
         .iter()
         .map(|input| Golden {
-            text: input["text"].as_str().unwrap().into(),
+            text: input["text"]
+                .as_str()
+                .unwrap()
+                .repeat(input["times"].as_u64().unwrap_or(1) as usize),
             tokens: input["tokens"].as_u64().unwrap(),
             embedding: halves(input["embedding"].as_str().unwrap()),
         });
