@@ -5,7 +5,7 @@
 mod planning;
 
 use graphc::graph::Class;
-use graphc::ids::{ArenaId, Id, TensorId};
+use graphc::ids::{ArenaId, TensorId};
 use graphc::kernel::Access;
 use graphc::plan::verify::{Rule, Violation, verify, verify_against};
 use graphc::plan::{Barrier, Plan, Role, Slot, Step};

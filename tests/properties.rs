@@ -337,3 +337,22 @@ fn aliased_and_shuffled_equals_naive() {
     })
     .budget_ms(3_000);
 }
+
+/// The proof costs a compilation next to nothing; an accidental square would show here.
+#[test]
+fn a_plan_of_many_entries_is_proved_in_time() {
+    let graphs: Vec<Graph> = (1..=16)
+        .map(|i| bert(&format!("seq={}", i * 32), 12, i * 32, 64))
+        .collect();
+    let start = std::time::Instant::now();
+    let plan = plan(&graphs);
+    let planned = start.elapsed();
+    let proof = verify(&plan).unwrap();
+    let proved = start.elapsed() - planned;
+    assert_eq!(proof.passes, 16 * 62);
+    println!("16 entries: planned in {planned:?}, proved in {proved:?}");
+    assert!(
+        planned + proved < std::time::Duration::from_secs(5),
+        "{planned:?} + {proved:?}"
+    );
+}

@@ -5,11 +5,8 @@
 //! allocation; weights, state and carries of one name have one place in all entries; what the host touches for
 //! parity 0 and for parity 1 is disjoint in every pair of entries, so two submits can be in flight.
 //!
-//! Transient memory is two-dimensional packing (bytes by waves), which is NP-hard. Greedy by size (Pisarchyk and Lee,
-//! "Efficient Memory Management for Deep Neural Net Inference", 2020) comes within a few percent of the bound; we also
-//! try two other orders and two ways to choose a gap, and keep the smallest result.
+//! How lifetimes are fitted into few bytes is the business of `fit`; here every kind of value gets its arenas.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -18,6 +15,7 @@ use crate::diag::{Code, Diagnostic, Diagnostics};
 use crate::graph::{Class, Graph, Pass, ValueInfo};
 use crate::ids::{ArenaId, IdVec, PassId, ValueId};
 
+use super::fit::{Item, best, bound};
 use super::live::{Group, Live, live};
 use super::schedule::Schedule;
 use super::{Arena, ArenaKind, Role, Slot, Weight};
@@ -218,7 +216,10 @@ impl<'a> Packer<'a> {
                 let info = &graph.values[port.value];
                 let limit = self.limits.max_storage_buffer_range;
                 let aligned = self.limits.min_storage_alignment.max(1);
-                if let Some((_, first)) = info.view.filter(|(_, first)| first % aligned != 0) {
+                if let Some((_, first)) = info
+                    .view
+                    .filter(|(_, first)| !first.is_multiple_of(aligned))
+                {
                     self.found.push(unaligned(pass, info, first, aligned));
                 }
                 if info.bytes().is_none_or(|bytes| bytes > limit) {
@@ -526,134 +527,6 @@ fn widen(largest: &mut Vec<u64>, used: &[u64]) {
     for (largest, used) in largest.iter_mut().zip(used) {
         *largest = (*largest).max(*used);
     }
-}
-
-/// A rectangle: aligned bytes by waves.
-#[derive(Clone, Debug)]
-struct Item {
-    bytes: u64,
-    waves: Range<usize>,
-}
-
-/// Rectangles with their places.
-struct Packed {
-    /// Arena index and offset of each item.
-    at: Vec<(usize, u64)>,
-    /// Bytes used of each arena.
-    used: Vec<u64>,
-}
-
-/// Which gap to take where several are wide enough.
-#[derive(Clone, Copy)]
-enum Gap {
-    Smallest,
-    Lowest,
-}
-
-/// Largest sum of bytes over the waves.
-fn bound(items: &[Item]) -> u64 {
-    let mut change: BTreeMap<usize, i128> = BTreeMap::new();
-    for item in items {
-        *change.entry(item.waves.start).or_default() += i128::from(item.bytes);
-        *change.entry(item.waves.end).or_default() -= i128::from(item.bytes);
-    }
-    let (mut live, mut peak) = (0, 0);
-    for bytes in change.values() {
-        live += bytes;
-        peak = peak.max(live);
-    }
-    u64::try_from(peak).unwrap_or(u64::MAX)
-}
-
-/// The smallest of the greedy packings; the first one that meets the bound ends the search.
-fn best(items: &[Item], capacity: u64) -> Packed {
-    let bound = bound(items);
-    let mut by_size: Vec<usize> = (0..items.len()).collect();
-    by_size.sort_by_key(|i| {
-        (
-            Reverse(items[*i].bytes),
-            Reverse(items[*i].waves.len()),
-            items[*i].waves.start,
-            *i,
-        )
-    });
-    let mut by_life = by_size.clone();
-    by_life.sort_by_key(|i| Reverse(items[*i].waves.len()));
-    let mut by_start = by_size.clone();
-    by_start.sort_by_key(|i| items[*i].waves.start);
-    let mut best: Option<Packed> = None;
-    for (order, gap) in [&by_size, &by_life, &by_start]
-        .into_iter()
-        .flat_map(|o| [(o, Gap::Smallest), (o, Gap::Lowest)])
-    {
-        let total = |packed: &Packed| packed.used.iter().sum::<u64>();
-        if best.as_ref().is_some_and(|best| total(best) <= bound) {
-            break;
-        }
-        let packed = greedy(items, order, gap, capacity);
-        if best
-            .as_ref()
-            .is_none_or(|best| total(&packed) < total(best))
-        {
-            best = Some(packed);
-        }
-    }
-    best.unwrap_or(Packed {
-        at: Vec::new(),
-        used: Vec::new(),
-    })
-}
-
-/// Places items in the given order, each into a gap between those already placed that live in a common wave.
-fn greedy(items: &[Item], order: &[usize], gap: Gap, capacity: u64) -> Packed {
-    let mut at = vec![(0, 0); items.len()];
-    let mut arenas: Vec<Vec<usize>> = Vec::new();
-    let mut used: Vec<u64> = Vec::new();
-    for index in order {
-        let item = &items[*index];
-        let fits = |arena: usize| {
-            let meets = |other: &&usize| {
-                let other = &items[**other].waves;
-                other.start < item.waves.end && item.waves.start < other.end
-            };
-            let neighbours = arenas[arena]
-                .iter()
-                .filter(meets)
-                .map(|other| (at[*other].1, items[*other].bytes));
-            find_gap(neighbours.collect(), item.bytes, gap, capacity).map(|offset| (arena, offset))
-        };
-        let (arena, offset) = (0..arenas.len())
-            .find_map(fits)
-            .unwrap_or((arenas.len(), 0));
-        if arena == arenas.len() {
-            arenas.push(Vec::new());
-            used.push(0);
-        }
-        at[*index] = (arena, offset);
-        arenas[arena].push(*index);
-        used[arena] = used[arena].max(offset + item.bytes);
-    }
-    Packed { at, used }
-}
-
-fn find_gap(mut taken: Vec<(u64, u64)>, bytes: u64, gap: Gap, capacity: u64) -> Option<u64> {
-    taken.sort_unstable();
-    let mut end = 0;
-    let mut smallest: Option<(u64, u64)> = None;
-    for (offset, size) in taken {
-        if offset >= end + bytes {
-            match gap {
-                Gap::Lowest => return Some(end),
-                Gap::Smallest if smallest.is_none_or(|(width, _)| offset - end < width) => {
-                    smallest = Some((offset - end, end));
-                }
-                Gap::Smallest => {}
-            }
-        }
-        end = end.max(offset + size);
-    }
-    let after = (end + bytes <= capacity).then_some(end);
-    smallest.map(|(_, offset)| offset).or(after)
 }
 
 fn same(a: &ValueInfo, b: &ValueInfo) -> bool {

@@ -157,7 +157,7 @@ impl Plan {
             Slot::Same { stride } | Slot::Other { stride } => stride,
         };
         if tensor.slot != Slot::Fixed
-            && (stride < tensor.bytes || stride % self.limits.min_storage_alignment != 0)
+            && (stride < tensor.bytes || !stride.is_multiple_of(self.limits.min_storage_alignment))
         {
             return Err(format!(
                 "slots {stride} bytes apart for {} bytes",
@@ -287,7 +287,7 @@ fn inside(offset: u64, bytes: u64, arena: &Arena, limits: &Limits) -> Result<(),
             ));
         }
     }
-    if offset % limits.min_storage_alignment != 0 {
+    if !offset.is_multiple_of(limits.min_storage_alignment) {
         return Err(format!(
             "offset {offset} is no multiple of {}",
             limits.min_storage_alignment
