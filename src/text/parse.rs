@@ -12,9 +12,9 @@ use crate::text::place;
 /// The largest file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// The deepest nesting of brackets. Each level costs a few frames of the reader's stack, so that this also bounds
-/// the stack.
-const MAX_NESTING: usize = 48;
+/// The deepest nesting, as ron counts it: brackets, items and optional fields, about six for a `Repeat` in a
+/// `Repeat`. Each level costs a few frames of the reader's stack, so that this also bounds the stack.
+const MAX_NESTING: usize = 96;
 
 /// The options of every RON file of the project: `Some` is implied, newtypes and newtype variants need no second
 /// pair of parentheses.
@@ -122,7 +122,7 @@ fn describe(error: &RonError) -> (Code, String, Option<String>) {
         ),
         RonError::ExceededRecursionLimit => (
             codes::TOO_DEEP,
-            format!("nested more than {MAX_NESTING} levels deep"),
+            "items stand too deeply inside each other".into(),
             Some("move inner items into a block and `Use` it".into()),
         ),
         RonError::ExpectedArray => wrong("expected a list `[..]`"),
@@ -142,8 +142,21 @@ fn describe(error: &RonError) -> (Code, String, Option<String>) {
         RonError::ExpectedDifferentLength { expected, found } => {
             wrong(&format!("expected {expected}, found {found} values"))
         }
+        RonError::ExpectedComma => syntax("expected `,` before this"),
+        RonError::ExpectedStringEnd => syntax("this text has no closing quote"),
+        RonError::Eof => syntax("the file ends too early: a bracket or a quote is still open"),
+        RonError::TrailingCharacters => syntax("a file holds one item; this comes after its end"),
+        RonError::ExpectedArrayEnd => syntax("expected `]`"),
+        RonError::ExpectedMapEnd => syntax("expected `}`"),
+        RonError::ExpectedStructLikeEnd | RonError::ExpectedOptionEnd => syntax("expected `)`"),
+        RonError::ExpectedMapColon => syntax("expected `:`"),
+        RonError::UnclosedBlockComment => syntax("a comment `/*` has no `*/`"),
         other => (codes::SYNTAX, sentence(&other.to_string()), None),
     }
+}
+
+fn syntax(message: &str) -> (Code, String, Option<String>) {
+    (codes::SYNTAX, message.into(), None)
 }
 
 fn wrong(message: &str) -> (Code, String, Option<String>) {

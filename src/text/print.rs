@@ -14,7 +14,7 @@ use crate::text::parse::parse;
 use crate::text::tokens::{Kind, Token, tokens};
 
 /// The longest line, in characters, that the printer makes where it has a choice.
-const WIDTH: usize = 100;
+const WIDTH: usize = 120;
 
 const INDENT: usize = 4;
 
