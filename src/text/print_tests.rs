@@ -36,14 +36,14 @@ Graph(
 #[test]
 fn what_does_not_fit_gets_a_line_for_each_item() {
     prints(
-        r#"Blocks([Block(name: "b", body: [Pass(kernel: "a_long_kernel_name", in: { "x": "a_long_value", "w": "another_value" }, out: { "y": "result" }),
+        r#"Blocks([Block(name: "b", body: [Pass(kernel: "a_long_kernel_name", in: { "x": "a_rather_long_value", "w": "another_value_here" }, out: { "y": "result" }),
             Weight(name: "w", shape: [], dtype: "f32", from: Concat([Tensor("{w}.attention.self.query.weight"), Tensor("{w}.attention.self.key.weight")]))])])"#,
         r#"
 Blocks([
     Block(name: "b", body: [
         Pass(
             kernel: "a_long_kernel_name",
-            in: { "x": "a_long_value", "w": "another_value" },
+            in: { "x": "a_rather_long_value", "w": "another_value_here" },
             out: { "y": "result" },
         ),
         Weight(
