@@ -4,7 +4,9 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use graphc::diag::Diagnostics;
 use graphc::sources::FsSources;
+use graphc::span::SourceMap;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
@@ -158,6 +160,14 @@ impl Context {
         if !self.quiet {
             use std::io::Write as _;
             let _ = writeln!(std::io::stderr(), "{message}");
+        }
+    }
+
+    /// Shows warnings on standard error.
+    pub fn warn(&self, warnings: &Diagnostics, map: &SourceMap) {
+        if !self.quiet && !warnings.items().is_empty() {
+            use std::io::Write as _;
+            let _ = std::io::stderr().write_all(warnings.render(map, self.color).as_bytes());
         }
     }
 

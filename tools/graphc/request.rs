@@ -3,6 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use graphc::diag::Diagnostics;
+use graphc::dtype::DType;
+use graphc::expr::Value;
+use graphc::graph::{FuseOptions, Request};
+use graphc::model::metadata::ModelMetadata;
+use graphc::span::SourceMap;
+
+use crate::failure::Failure;
+
 /// Which graph, and its parameters.
 #[derive(clap::Args)]
 pub struct GraphArgs {
@@ -15,7 +24,7 @@ pub struct GraphArgs {
     /// Give a parameter (or a dimension's bound) a value; wins over the model
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub set: Vec<(String, String)>,
-    /// A shape to compile: dimensions, or the name of an entry of the graph [repeatable]
+    /// A shape: dimensions, or the name of an entry of the graph [repeatable]
     #[arg(long = "entry", value_name = "batch=32,seq=512", value_parser = entry)]
     pub entry: Vec<EntryArg>,
     /// Element type of activations and weights
@@ -35,7 +44,72 @@ pub enum EntryArg {
     Dims(BTreeMap<String, i64>),
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+impl GraphArgs {
+    /// One request per entry; without `--entry`, one that leaves every size to the graph.
+    pub fn requests(&self) -> Result<Vec<Request>, Failure> {
+        let mut base = Request {
+            set: self
+                .set
+                .iter()
+                .map(|(name, text)| (name.clone(), value(text)))
+                .collect(),
+            ..Request::default()
+        };
+        if let Some(folder) = &self.model {
+            let metadata = ModelMetadata::open(folder).map_err(|error| {
+                Failure::Diagnosed(Diagnostics::from(error.diagnostic()), SourceMap::default())
+            })?;
+            base.params = metadata.values;
+        }
+        let dtype = self.dtype.as_deref();
+        if let Some(dtype) =
+            dtype.and_then(|name| DType::ALL.into_iter().find(|dtype| dtype.name() == name))
+        {
+            base.dtypes = BTreeMap::from([("act".into(), dtype), ("weight".into(), dtype)]);
+        }
+        if self.entry.is_empty() {
+            return Ok(vec![base]);
+        }
+        let entries = self.entry.iter().map(|entry| match entry {
+            EntryArg::Named(name) => Request {
+                entry: Some(name.clone()),
+                ..base.clone()
+            },
+            EntryArg::Dims(dims) => Request {
+                dims: dims.clone(),
+                ..base.clone()
+            },
+        });
+        Ok(entries.collect())
+    }
+
+    /// The rules to leave out.
+    pub fn fusion(&self) -> FuseOptions {
+        let (all, named): (Vec<&String>, Vec<&String>) =
+            self.no_fusion.iter().partition(|rule| *rule == "all");
+        FuseOptions {
+            off: named.into_iter().cloned().collect(),
+            none: !all.is_empty(),
+            ..FuseOptions::default()
+        }
+    }
+}
+
+/// The value behind `--set name=`: an integer, a number, a condition or else a text.
+pub fn value(text: &str) -> Value {
+    if let Ok(number) = text.parse() {
+        return Value::Int(number);
+    }
+    match (text, text.parse()) {
+        ("true", _) => Value::Bool(true),
+        ("false", _) => Value::Bool(false),
+        (_, Ok(number)) => Value::Float(number),
+        _ => Value::Text(text.to_string()),
+    }
+}
+
+/// `NAME=VALUE`.
+pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.trim().is_empty() => {
             Ok((name.trim().to_string(), value.trim().to_string()))
