@@ -17,6 +17,10 @@ const ELSEWHERE: &[(&str, &str)] = &[(
     "needs megabytes of text; a unit test of text::parse has it",
 )];
 
+/// Codes from here on come from stages that `graphc check` does not run yet; raise it to G0500 when it does, and
+/// bless.
+const NOT_YET: &str = "G0100";
+
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -27,6 +31,7 @@ fn cases() -> Vec<PathBuf> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_dir() || path.extension().is_some_and(|ext| ext == "ron"))
+        .filter(|path| path.file_name().unwrap().to_str().unwrap() < NOT_YET)
         .collect();
     found.sort();
     found
@@ -110,7 +115,7 @@ fn every_code_of_a_graph_file_has_a_case() {
         .collect();
     let missing: Vec<&str> = graphc::codes::all()
         .map(|known| known.code.0)
-        .filter(|code| *code < "G0100")
+        .filter(|code| *code < NOT_YET)
         .filter(|code| !have.contains(*code) && ELSEWHERE.iter().all(|(known, _)| known != code))
         .collect();
     assert!(
