@@ -3,6 +3,11 @@
 //! `reflect` reads the SPIR-V back and checks that the manifest told the truth.
 
 pub mod bind;
+pub mod build;
+pub mod manifest;
+mod scope;
+pub mod select;
+mod syntax;
 
 use std::collections::BTreeMap;
 

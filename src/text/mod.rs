@@ -7,10 +7,11 @@
 pub mod ast;
 mod load;
 mod parse;
-mod place;
+pub(crate) mod place;
 mod print;
 mod tokens;
 
 pub use load::{Loaded, load, normalise};
+pub(crate) use parse::read;
 pub use parse::{MAX_FILE_BYTES, options, parse};
 pub use print::print;

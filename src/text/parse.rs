@@ -2,6 +2,7 @@
 
 use ron::error::Error as RonError;
 use ron::extensions::Extensions;
+use serde::de::DeserializeOwned;
 
 use crate::codes::text as codes;
 use crate::diag::{Code, Diagnostic, Diagnostics, nearest};
@@ -26,8 +27,14 @@ pub fn options() -> ron::Options {
         .with_recursion_limit(MAX_NESTING)
 }
 
-/// The syntax of a file of `map`. Stops at the first problem: RON has no safe place to go on from.
+/// The syntax of a graph file of `map`.
 pub fn parse(file: FileId, map: &SourceMap) -> Result<File, Diagnostics> {
+    read(file, map)
+}
+
+/// A file of `map` as any syntax made of texts with places ([`crate::text::ast::Name`]): graph files and kernel
+/// manifests follow the same rules. Stops at the first problem: RON has no safe place to go on from.
+pub(crate) fn read<T: DeserializeOwned>(file: FileId, map: &SourceMap) -> Result<T, Diagnostics> {
     let text = map.file(file).text.as_str();
     let whole = Span {
         file,
@@ -36,7 +43,7 @@ pub fn parse(file: FileId, map: &SourceMap) -> Result<File, Diagnostics> {
     };
     if text.len() > MAX_FILE_BYTES {
         let message = format!(
-            "`{}` has {} bytes; a graph file may have {MAX_FILE_BYTES}",
+            "`{}` has {} bytes; a file may have {MAX_FILE_BYTES}",
             map.file(file).path,
             text.len()
         );
@@ -45,7 +52,7 @@ pub fn parse(file: FileId, map: &SourceMap) -> Result<File, Diagnostics> {
             .help("move blocks into files of their own and include them")
             .into());
     }
-    let (result, problem) = place::reading(file, text, || options().from_str::<File>(text));
+    let (result, problem) = place::reading(file, text, || options().from_str::<T>(text));
     result.map_err(|error| match problem {
         Some(problem) => problem.into(),
         None => diagnose(&error, file, text).into(),

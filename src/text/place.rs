@@ -110,7 +110,7 @@ fn not_a_text(found: &str, span: Span) -> Diagnostic {
 }
 
 /// Reads a map in file order and refuses a key that stands there twice.
-pub(super) fn map<'de, D, T>(deserializer: D) -> Result<Map<T>, D::Error>
+pub(crate) fn map<'de, D, T>(deserializer: D) -> Result<Map<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -1,0 +1,577 @@
+//! Reads `shaders/*.ron` into [`Manifest`]s. RON text comes in through [`Sources`]; what goes out is consistent in
+//! itself: every name in an expression is known where it stands, no two ports share a name, and one variant runs
+//! on any device. Whether the shaders keep the manifest's promises is the business of [`super::check`].
+
+use std::collections::BTreeMap;
+
+use super::scope::Scope;
+use super::syntax::{RawKernel, RawOption, RawPort, RawSpec, RawVariant};
+use super::{
+    Access, Library, Manifest, OptionDecl, Port, PortType, PushField, ShapeItem, SpecConst, Variant,
+};
+use crate::codes::kernel as code;
+use crate::device::Feature;
+use crate::diag::{Diagnostic, Diagnostics, nearest};
+use crate::dtype::DType;
+use crate::expr::Expr;
+use crate::formula::Formula;
+use crate::span::{FileId, SourceMap, Sources, Span, Spanned};
+use crate::text::ast::Name;
+
+/// Reads every manifest directly under `shaders/`. The texts join `map`, so that the errors can show them.
+pub fn load(sources: &dyn Sources, map: &mut SourceMap) -> Result<Library, Diagnostics> {
+    let mut found = Diagnostics::default();
+    let mut library = Library::default();
+    let paths = match sources.list("shaders") {
+        Ok(paths) => paths,
+        Err(error) => {
+            let message = format!("the kernel manifests cannot be listed: {error}");
+            return Err(Diagnostic::error(code::UNREADABLE, message).into());
+        }
+    };
+    for path in paths {
+        match sources.read(&path) {
+            Ok(text) => {
+                let file = map.add(&path, &text);
+                match parse(file, map) {
+                    Ok(manifest) => {
+                        library.manifests.insert(manifest.name.clone(), manifest);
+                    }
+                    Err(diagnostics) => found.extend(diagnostics),
+                }
+            }
+            Err(error) => found.push(Diagnostic::error(
+                code::UNREADABLE,
+                format!("the kernel manifest cannot be read: {error}"),
+            )),
+        }
+    }
+    found.into_result().map(|_| library)
+}
+
+/// Reads one manifest of `map`.
+pub fn parse(file: FileId, map: &SourceMap) -> Result<Manifest, Diagnostics> {
+    let raw: RawKernel = crate::text::read(file, map)?;
+    let path = &map.file(file).path;
+    let mut reader = Reader::default();
+    let manifest = reader.kernel(path, &raw);
+    reader.found.into_result().map(|_| manifest)
+}
+
+#[derive(Default)]
+struct Reader {
+    found: Diagnostics,
+}
+
+impl Reader {
+    fn report(
+        &mut self,
+        code: crate::diag::Code,
+        at: &Name,
+        message: String,
+        help: Option<String>,
+    ) {
+        let mut diagnostic = Diagnostic::error(code, message).at(at.span, "");
+        diagnostic.help.extend(help);
+        self.found.push(diagnostic);
+    }
+
+    fn inconsistent(&mut self, at: &Name, message: String) {
+        self.report(code::INCONSISTENT, at, message, None);
+    }
+
+    /// Parses an expression whose names must all be in `scope`. After an error a literal 1 stands in, so that
+    /// the rest of the manifest is still looked at.
+    fn expr(&mut self, text: &Name, scope: &Scope) -> Expr {
+        let parsed = Expr::parse(text);
+        let expr = match parsed {
+            Ok(expr) => expr,
+            Err(error) => {
+                let span = inside(text, error.at);
+                let message = format!("`{}` is not an expression: {}", text.value, error.message);
+                self.found
+                    .push(Diagnostic::error(code::EXPRESSION, message).at(span, ""));
+                return Expr::parse("1").unwrap_or_else(|_| unreachable!("a literal parses"));
+            }
+        };
+        for name in expr.names() {
+            if !scope.contains(name) {
+                let help =
+                    nearest(name, scope.names()).map(|near| format!("did you mean `{near}`?"));
+                let message = format!("`{name}` in `{}` is not known here", text.value);
+                self.report(code::EXPRESSION, text, message, help);
+            }
+        }
+        expr
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, text: &Name, wanted: &str) -> Option<T> {
+        let number = text.value.replace('_', "").parse().ok();
+        if number.is_none() {
+            self.inconsistent(text, format!("`{}` is not {wanted}", text.value));
+        }
+        number
+    }
+
+    fn kernel(&mut self, path: &str, raw: &RawKernel) -> Manifest {
+        let stem = path
+            .rsplit('/')
+            .next()
+            .and_then(|name| name.strip_suffix(".ron"));
+        if stem != Some(&raw.name.value) {
+            let message = format!(
+                "kernel `{}` must stand in `{}.ron`, not in `{path}`",
+                raw.name.value, raw.name.value
+            );
+            self.inconsistent(&raw.name, message);
+        }
+        let mut scope = Scope::default();
+        let types = self.types(&raw.types, &mut scope);
+        let options = self.options(&raw.options, &mut scope);
+        let derived: Vec<&str> = raw
+            .derive
+            .iter()
+            .map(|(name, _)| name.value.as_str())
+            .collect();
+        self.port_names(&raw.ports, &derived, &mut scope);
+        let mut derive = Vec::new();
+        for (name, text) in &raw.derive {
+            let expr = self.expr(text, &scope);
+            self.define(name, &mut scope, "a derived dim");
+            derive.push((name.value.clone(), expr));
+        }
+        let ports = self.ports(&raw.ports, &derived, &types, &scope);
+        let require = raw
+            .require
+            .iter()
+            .map(|text| self.expr(text, &scope))
+            .collect();
+        let flops = raw.flops.as_ref().map(|text| self.expr(text, &scope));
+        let push = raw.push.iter().map(|(name, field)| {
+            let (dtype, value) = field.parts();
+            PushField {
+                name: name.value.clone(),
+                dtype,
+                value: self.expr(value, &scope),
+            }
+        });
+        let push = push.collect();
+        let manifest = Manifest {
+            name: raw.name.value.clone(),
+            doc: raw.doc.value.clone(),
+            path: path.to_string(),
+            types,
+            options,
+            derive,
+            ports,
+            require,
+            flops,
+            reference: raw
+                .reference
+                .iter()
+                .map(|text| text.value.clone())
+                .collect(),
+            push,
+            variants: self.variants(raw, &scope),
+        };
+        self.reference(&manifest, &raw.reference);
+        manifest
+    }
+
+    /// The formulas must parse and fit the ports; an error points at its definition.
+    fn reference(&mut self, manifest: &Manifest, texts: &[Name]) {
+        let checked =
+            Formula::parse(&manifest.reference).and_then(|formula| formula.check(manifest));
+        let Err(error) = checked else { return };
+        let whole = manifest.name.clone();
+        let (span, text) = match texts.get(error.definition) {
+            Some(text) => (inside(text, error.at.clone()), text.value.clone()),
+            None => {
+                return self.found.push(Diagnostic::error(
+                    code::FORMULA,
+                    format!("kernel `{whole}`: {error}"),
+                ));
+            }
+        };
+        let message = format!(
+            "the reference formula `{text}` of kernel `{whole}` does not hold together: {}",
+            error.message
+        );
+        self.found
+            .push(Diagnostic::error(code::FORMULA, message).at(span, ""));
+    }
+
+    fn define(&mut self, name: &Name, scope: &mut Scope, what: &str) {
+        if let Err(other) = scope.define(&name.value, what) {
+            let message = format!("`{}` is {what}, but it is already {other}", name.value);
+            self.report(code::DUPLICATE, name, message, None);
+        }
+    }
+
+    fn types(
+        &mut self,
+        raw: &[(Name, Vec<Name>)],
+        scope: &mut Scope,
+    ) -> BTreeMap<String, Vec<DType>> {
+        let mut types = BTreeMap::new();
+        for (name, list) in raw {
+            self.define(name, scope, "a type variable");
+            let dtypes: Vec<DType> = list.iter().filter_map(|text| self.dtype(text)).collect();
+            if dtypes.is_empty() {
+                self.inconsistent(
+                    name,
+                    format!("type variable `{}` can stand for no type", name.value),
+                );
+            }
+            types.insert(name.value.clone(), dtypes);
+        }
+        types
+    }
+
+    fn dtype(&mut self, text: &Name) -> Option<DType> {
+        let dtype = text.value.parse().ok();
+        if dtype.is_none() {
+            let all = DType::ALL.map(DType::name).join(", ");
+            let message = format!("`{}` is no element type", text.value);
+            self.report(
+                code::INCONSISTENT,
+                text,
+                message,
+                Some(format!("the types are {all}")),
+            );
+        }
+        dtype
+    }
+
+    fn options(
+        &mut self,
+        raw: &[(Name, RawOption)],
+        scope: &mut Scope,
+    ) -> BTreeMap<String, OptionDecl> {
+        let mut options = BTreeMap::new();
+        for (name, decl) in raw {
+            self.define(name, scope, "an option");
+            if let Some(decl) = self.option(name, decl) {
+                options.insert(name.value.clone(), decl);
+            }
+        }
+        options
+    }
+
+    fn option(&mut self, name: &Name, decl: &RawOption) -> Option<OptionDecl> {
+        Some(match decl {
+            RawOption::Int { default, min, max } => {
+                let (low, high) = (
+                    self.number(min, "an integer")?,
+                    self.number(max, "an integer")?,
+                );
+                let default = match default {
+                    Some(text) => Some(self.number(text, "an integer")?),
+                    None => None,
+                };
+                if low > high || default.is_some_and(|value| value < low || value > high) {
+                    let message = format!(
+                        "option `{}` allows {low} to {high}, which its default is not in or which is empty",
+                        name.value
+                    );
+                    self.inconsistent(min, message);
+                }
+                OptionDecl::Int {
+                    default,
+                    min: low,
+                    max: high,
+                }
+            }
+            RawOption::Float { default } => OptionDecl::Float {
+                default: match default {
+                    Some(text) => Some(self.number(text, "a number")?),
+                    None => None,
+                },
+            },
+            RawOption::Bool { default } => OptionDecl::Bool {
+                default: self.number(default, "`true` or `false`")?,
+            },
+            RawOption::Choice { of, default } => {
+                if !of.iter().any(|choice| choice.value == default.value) {
+                    self.inconsistent(
+                        default,
+                        format!(
+                            "`{}` is none of the choices of `{}`",
+                            default.value, name.value
+                        ),
+                    );
+                }
+                let of = of.iter().map(|choice| choice.value.clone()).collect();
+                OptionDecl::Choice {
+                    of,
+                    default: default.value.clone(),
+                }
+            }
+        })
+    }
+
+    /// Port names, `has_<port>` and the dims that ports bind come into scope before any expression is read.
+    fn port_names(&mut self, raw: &[(Name, RawPort)], derived: &[&str], scope: &mut Scope) {
+        let mut dims = Vec::new();
+        for (name, port) in raw {
+            if let Err(other) = scope.define(&format!("has_{}", name.value), "a port's presence") {
+                self.report(
+                    code::DUPLICATE,
+                    name,
+                    format!("`has_{}` is already {other}", name.value),
+                    None,
+                );
+            }
+            for item in &port.decl().shape {
+                let dim = item.value.strip_suffix("...").unwrap_or(&item.value);
+                if is_name(dim)
+                    && !derived.contains(&dim)
+                    && !dims.contains(&dim)
+                    && !scope.contains(dim)
+                {
+                    dims.push(dim);
+                    self.define(
+                        &Spanned {
+                            value: dim.to_string(),
+                            span: item.span,
+                        },
+                        scope,
+                        "a dim",
+                    );
+                }
+            }
+        }
+    }
+
+    fn ports(
+        &mut self,
+        raw: &[(Name, RawPort)],
+        derived: &[&str],
+        types: &BTreeMap<String, Vec<DType>>,
+        scope: &Scope,
+    ) -> Vec<Port> {
+        let mut ports: Vec<Port> = Vec::new();
+        for (name, port) in raw {
+            let decl = port.decl();
+            let dtype = match types.get(&decl.of.value) {
+                Some(_) => PortType::Var(decl.of.value.clone()),
+                None => match self.dtype(&decl.of) {
+                    Some(dtype) => PortType::Fixed(dtype),
+                    None => continue,
+                },
+            };
+            let access = port.access();
+            let scratch = matches!(port, RawPort::Scratch(_));
+            if let Some(source) = &decl.in_place {
+                let fits = ports.iter().any(|other| {
+                    other.name == source.value
+                        && other.access == Access::Read
+                        && other.dtype == dtype
+                });
+                if access != Access::Write || !fits {
+                    self.inconsistent(source, format!("`{}` cannot take over `{}`: that is no earlier port that is read and has the same type", name.value, source.value));
+                }
+            }
+            if (decl.rereads && access != Access::Write) || (decl.optional && scratch) {
+                self.inconsistent(name, format!("port `{}`: `rereads` is for ports that are written, `optional` is not for scratch", name.value));
+            }
+            let shape = decl
+                .shape
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.shape_item(index, item, derived, scope))
+                .collect();
+            ports.push(Port {
+                name: name.value.clone(),
+                access,
+                dtype,
+                shape,
+                optional: decl.optional,
+                in_place: decl.in_place.as_ref().map(|text| text.value.clone()),
+                rereads: decl.rereads,
+                scratch,
+            });
+        }
+        ports
+    }
+
+    fn shape_item(
+        &mut self,
+        index: usize,
+        item: &Name,
+        derived: &[&str],
+        scope: &Scope,
+    ) -> ShapeItem {
+        if let Some(name) = item.value.strip_suffix("...") {
+            if index > 0 || !is_name(name) {
+                self.inconsistent(
+                    item,
+                    format!(
+                        "`{}`: only the first item of a shape can stand for several dimensions",
+                        item.value
+                    ),
+                );
+            }
+            return ShapeItem::Leading(name.to_string());
+        }
+        let expr = self.expr(item, scope);
+        match expr.as_name() {
+            Some(name) if !derived.contains(&name) && scope.is_dim(name) => {
+                ShapeItem::Dim(name.to_string())
+            }
+            _ => ShapeItem::Is(expr),
+        }
+    }
+
+    fn variants(&mut self, raw: &RawKernel, scope: &Scope) -> Vec<Variant> {
+        let mut names: Vec<&str> = Vec::new();
+        for variant in &raw.variants {
+            if names.contains(&variant.name.value.as_str()) {
+                let message = format!(
+                    "kernel `{}` has two variants named `{}`",
+                    raw.name.value, variant.name.value
+                );
+                self.report(code::DUPLICATE, &variant.name, message, None);
+            }
+            names.push(&variant.name.value);
+        }
+        if !raw
+            .variants
+            .iter()
+            .any(|variant| variant.needs.is_empty() && variant.when.is_none())
+        {
+            let message = format!(
+                "kernel `{}` has no variant that runs on any device",
+                raw.name.value
+            );
+            let help = "one variant must have neither `needs` nor `when`".to_string();
+            self.report(code::NO_PLAIN_VARIANT, &raw.name, message, Some(help));
+        }
+        raw.variants
+            .iter()
+            .map(|variant| self.variant(variant, scope))
+            .collect()
+    }
+
+    fn variant(&mut self, raw: &RawVariant, outer: &Scope) -> Variant {
+        if !raw.shader.value.ends_with(".comp") || raw.shader.value.contains("..") {
+            self.inconsistent(
+                &raw.shader,
+                format!(
+                    "`{}` is not the name of a compute shader (`.comp`) under `shaders/`",
+                    raw.shader.value
+                ),
+            );
+        }
+        let needs = raw
+            .needs
+            .iter()
+            .filter_map(|text| self.feature(text))
+            .collect();
+        let mut scope = outer.clone();
+        self.define_device_names(&raw.name, &mut scope);
+        let when = raw.when.as_ref().map(|text| self.expr(text, &scope));
+        let mut spec = Vec::new();
+        for (name, decl) in &raw.spec {
+            if let Some(constant) = self.spec(name, decl, &scope) {
+                spec.push(constant);
+            }
+            self.define(name, &mut scope, "a specialisation constant");
+        }
+        let mut defines = BTreeMap::new();
+        for (name, text) in &raw.defines {
+            defines.insert(name.value.clone(), self.expr(text, &scope));
+        }
+        for (name, _) in &raw.defines {
+            self.define(name, &mut scope, "a definition");
+        }
+        let shared_bytes = raw
+            .shared_bytes
+            .as_ref()
+            .map(|text| self.expr(text, &scope));
+        Variant {
+            name: raw.name.value.clone(),
+            shader: raw.shader.value.clone(),
+            needs,
+            when,
+            prefer: raw.prefer,
+            spec,
+            defines,
+            local_size: [0, 1, 2].map(|axis| self.expr(&raw.local_size[axis], &scope)),
+            dispatch: [0, 1, 2].map(|axis| self.expr(&raw.dispatch[axis], &scope)),
+            shared_bytes,
+        }
+    }
+
+    fn define_device_names(&mut self, at: &Name, scope: &mut Scope) {
+        for name in super::select::DEVICE_NAMES {
+            if let Err(other) = scope.define(name, "a property of the device") {
+                self.report(
+                    code::DUPLICATE,
+                    at,
+                    format!("`{name}` is {other}, but the name is taken by the device's property"),
+                    None,
+                );
+            }
+        }
+    }
+
+    fn feature(&mut self, text: &Name) -> Option<Feature> {
+        let feature = Feature::ALL
+            .into_iter()
+            .find(|feature| feature.name() == text.value);
+        if feature.is_none() {
+            let help = format!(
+                "features are {}",
+                Feature::ALL.map(Feature::name).join(", ")
+            );
+            self.report(
+                code::INCONSISTENT,
+                text,
+                format!("`{}` is no device feature", text.value),
+                Some(help),
+            );
+        }
+        feature
+    }
+
+    fn spec(&mut self, name: &Name, raw: &RawSpec, scope: &Scope) -> Option<SpecConst> {
+        let default = self.expr(&raw.default, scope);
+        let (min, max) = (
+            self.number(&raw.min, "a size")?,
+            self.number(&raw.max, "a size")?,
+        );
+        if min > max {
+            self.inconsistent(
+                &raw.min,
+                format!("`{}` allows {min} to {max}, which is empty", name.value),
+            );
+        }
+        Some(SpecConst {
+            name: name.value.clone(),
+            default,
+            min,
+            max,
+        })
+    }
+}
+
+/// The place of a byte range of an expression's text. A text with escapes is pointed at as a whole.
+fn inside(text: &Name, range: std::ops::Range<usize>) -> Span {
+    let whole = text.span;
+    if (whole.end - whole.start) as usize != text.value.len() + 2 {
+        return whole;
+    }
+    let at = |offset: usize| whole.start + 1 + offset.min(text.value.len()) as u32;
+    Span {
+        start: at(range.start),
+        end: at(range.end),
+        ..whole
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+        && chars.all(|c| c.is_alphanumeric() || c == '_')
+}

@@ -1,0 +1,554 @@
+//! Chooses the variant of a kernel that a device runs, and evaluates everything about it that a recording freezes:
+//! specialisation constants, workgroup size and count, push constant bytes.
+//!
+//! In: a manifest, the sizes of one pass ([`Binding`]) and a device as data. Out: [`Selected`], or why each variant
+//! is not possible. A pure function: the same device and sizes give the same choice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Binding, Manifest, OptionDecl, Port, PushField, Variant};
+use crate::codes::kernel as code;
+use crate::device::{DeviceProfile, Feature, Limits};
+use crate::diag::{Diagnostic, nearest};
+use crate::dtype::DType;
+use crate::expr::{Expr, ExprError, Value};
+
+/// Names that a variant's expressions may use beside dims and options: properties of the device.
+/// `compute_units` is 0 where it is not known.
+pub const DEVICE_NAMES: [&str; 2] = ["subgroup_size", "compute_units"];
+
+/// A variant with every choice made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selected {
+    /// The kernel's name.
+    pub kernel: String,
+    /// The variant's name.
+    pub variant: String,
+    /// Distinguishes instances for people, for example `f16 bias gelu`.
+    pub label: String,
+    /// GLSL file under `shaders/`.
+    pub shader: String,
+    /// Preprocessor definitions in the order in which the shader sees them.
+    pub defines: Vec<(String, String)>,
+    /// Specialisation constants: id and value.
+    pub spec: Vec<(u32, u32)>,
+    /// Workgroup size.
+    pub local_size: [u32; 3],
+    /// Workgroup counts.
+    pub groups: [u32; 3],
+    /// Push constant bytes.
+    pub push: Vec<u8>,
+    /// Shared memory in bytes, if the manifest says.
+    pub shared_bytes: Option<u64>,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Features that it needs, those for 16-bit and 8-bit storage included.
+    pub needs: BTreeSet<Feature>,
+    /// Whether the pipeline must be made with full subgroups of the device's subgroup size.
+    pub full_subgroups: bool,
+    /// Whether the matrix units do the work.
+    pub matrix: bool,
+}
+
+/// Names and values that a manifest's expressions see: dims, options, type variables, `has_<port>`.
+pub fn environment(manifest: &Manifest, binding: &Binding) -> BTreeMap<String, Value> {
+    let dims = binding
+        .dims
+        .iter()
+        .map(|(name, size)| (name.clone(), Value::Int(*size)));
+    let types = binding
+        .types
+        .iter()
+        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+    let options = binding
+        .options
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()));
+    let ports = bound(manifest, binding);
+    let has =
+        ports.map(|(_, port, bound)| (format!("has_{}", port.name), Value::Bool(bound.is_some())));
+    dims.chain(types).chain(options).chain(has).collect()
+}
+
+type BoundPort = Option<(DType, Vec<u64>)>;
+
+fn bound<'a>(
+    manifest: &'a Manifest,
+    binding: &'a Binding,
+) -> impl Iterator<Item = (usize, &'a Port, &'a BoundPort)> {
+    let ports = manifest.ports.iter().zip(&binding.ports).enumerate();
+    ports.map(|(index, (port, bound))| (index, port, bound))
+}
+
+/// The best variant for these sizes on this device. `forced` names a variant (a test, a user) and then only that
+/// one is looked at; otherwise the profile's choices come first, then the manifest's own preference.
+pub fn select(
+    manifest: &Manifest,
+    binding: &Binding,
+    profile: &DeviceProfile,
+    forced: Option<&str>,
+) -> Result<Selected, Diagnostic> {
+    let selector = Selector {
+        manifest,
+        binding,
+        profile,
+        env: device_environment(manifest, binding, profile),
+    };
+    if let Some(name) = forced {
+        let variant = selector.variant(name, "the variant asked for")?;
+        return selector
+            .instance(variant, &BTreeMap::new())
+            .map_err(|reason| {
+                let message = format!(
+                    "kernel `{}` cannot run as variant `{name}`: {reason}",
+                    manifest.name
+                );
+                Diagnostic::error(code::BAD_CHOICE, message)
+            });
+    }
+    for choice in profile.choices.get(&manifest.name).into_iter().flatten() {
+        if !selector.holds(choice.when.as_deref())? {
+            continue;
+        }
+        let variant = selector.variant(
+            &choice.variant,
+            &format!("the choice of profile `{}`", profile.name),
+        )?;
+        selector.known_constants(variant, &choice.spec)?;
+        if let Ok(selected) = selector.instance(variant, &choice.spec) {
+            return Ok(selected);
+        }
+    }
+    let mut order: Vec<&Variant> = manifest.variants.iter().collect();
+    order.sort_by_key(|variant| std::cmp::Reverse(variant.prefer));
+    let mut reasons = Vec::new();
+    for variant in order {
+        match selector.instance(variant, &BTreeMap::new()) {
+            Ok(selected) => return Ok(selected),
+            Err(reason) => reasons.push(format!("variant `{}`: {reason}", variant.name)),
+        }
+    }
+    let message = format!(
+        "no variant of kernel `{}` can run these sizes on `{}`",
+        manifest.name, profile.name
+    );
+    let mut diagnostic = Diagnostic::error(code::NO_VARIANT, message);
+    diagnostic.notes = reasons;
+    Err(diagnostic)
+}
+
+fn device_environment(
+    manifest: &Manifest,
+    binding: &Binding,
+    profile: &DeviceProfile,
+) -> BTreeMap<String, Value> {
+    let mut env = environment(manifest, binding);
+    let units = profile.limits.compute_units.unwrap_or(0);
+    for (name, value) in DEVICE_NAMES
+        .into_iter()
+        .zip([profile.limits.subgroup_size, units])
+    {
+        env.insert(name.into(), Value::Int(value.into()));
+    }
+    env
+}
+
+/// Why a variant is not possible, in words that continue `variant x: `.
+type Reason = String;
+
+struct Selector<'a> {
+    manifest: &'a Manifest,
+    binding: &'a Binding,
+    profile: &'a DeviceProfile,
+    env: BTreeMap<String, Value>,
+}
+
+impl<'a> Selector<'a> {
+    fn variant(&self, name: &str, what: &str) -> Result<&'a Variant, Diagnostic> {
+        let variants = &self.manifest.variants;
+        variants
+            .iter()
+            .find(|variant| variant.name == name)
+            .ok_or_else(|| {
+                let message = format!(
+                    "{what} is `{name}`, which kernel `{}` does not have",
+                    self.manifest.name
+                );
+                let names: Vec<&str> = variants
+                    .iter()
+                    .map(|variant| variant.name.as_str())
+                    .collect();
+                let diagnostic = Diagnostic::error(code::BAD_CHOICE, message);
+                match nearest(name, names.iter().copied()) {
+                    Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+                    None => diagnostic.help(format!("its variants are {}", names.join(", "))),
+                }
+            })
+    }
+
+    /// Whether a profile's condition holds.
+    fn holds(&self, when: Option<&str>) -> Result<bool, Diagnostic> {
+        let Some(text) = when else { return Ok(true) };
+        let value = Expr::parse(text).and_then(|expr| expr.eval_bool(&self.env));
+        value.map_err(|error| {
+            let message = format!(
+                "profile `{}` chooses for kernel `{}` when `{text}`: {error}",
+                self.profile.name, self.manifest.name
+            );
+            Diagnostic::error(code::BAD_CHOICE, message)
+        })
+    }
+
+    fn known_constants(
+        &self,
+        variant: &Variant,
+        spec: &BTreeMap<String, u32>,
+    ) -> Result<(), Diagnostic> {
+        for (name, value) in spec {
+            let constant = variant.spec.iter().find(|constant| constant.name == *name);
+            let problem = match constant {
+                None => format!(
+                    "variant `{}` has no such specialisation constant",
+                    variant.name
+                ),
+                Some(constant) if *value < constant.min || *value > constant.max => {
+                    format!("it may be {} to {}", constant.min, constant.max)
+                }
+                Some(_) => continue,
+            };
+            let message = format!(
+                "profile `{}` sets `{name}` of kernel `{}` to {value}, but {problem}",
+                self.profile.name, self.manifest.name
+            );
+            return Err(Diagnostic::error(code::BAD_CHOICE, message));
+        }
+        Ok(())
+    }
+
+    fn instance(
+        &self,
+        variant: &Variant,
+        chosen: &BTreeMap<String, u32>,
+    ) -> Result<Selected, Reason> {
+        let needs = self.needs(variant);
+        let lacking: Vec<&str> = needs
+            .difference(&self.profile.features)
+            .map(|feature| feature.name())
+            .collect();
+        if !lacking.is_empty() {
+            return Err(format!("the device lacks {}", lacking.join(", ")));
+        }
+        if let Some(when) = &variant.when
+            && !when
+                .eval_bool(&self.env)
+                .map_err(|error| value_error(when, &error))?
+        {
+            return Err(format!("`{when}` does not hold"));
+        }
+        let mut env = self.env.clone();
+        let mut spec = Vec::new();
+        for (id, constant) in (0u32..).zip(&variant.spec) {
+            let value = match chosen.get(&constant.name) {
+                Some(value) => i64::from(*value),
+                None => constant
+                    .default
+                    .eval_int(&env)
+                    .map_err(|error| value_error(&constant.default, &error))?,
+            };
+            let value = u32::try_from(value)
+                .ok()
+                .filter(|value| (constant.min..=constant.max).contains(value))
+                .ok_or_else(|| {
+                    format!(
+                        "`{}` would be {value}, but may be {} to {}",
+                        constant.name, constant.min, constant.max
+                    )
+                })?;
+            env.insert(constant.name.clone(), Value::Int(value.into()));
+            spec.push((id, value));
+        }
+        let mut defined = Vec::new();
+        for (name, expr) in &variant.defines {
+            defined.push((
+                name.clone(),
+                expr.eval(&env).map_err(|error| value_error(expr, &error))?,
+            ));
+        }
+        env.extend(defined.iter().cloned());
+        let local_size = self.local_size(variant, &env)?;
+        let groups = self.groups(variant, &env)?;
+        let shared_bytes = match &variant.shared_bytes {
+            Some(expr) => Some(
+                expr.eval_size(&env)
+                    .map_err(|error| value_error(expr, &error))?,
+            ),
+            None => None,
+        };
+        self.within_limits(shared_bytes)?;
+        Ok(Selected {
+            kernel: self.manifest.name.clone(),
+            variant: variant.name.clone(),
+            label: label(self.manifest, self.binding),
+            shader: variant.shader.clone(),
+            defines: defines(self.manifest, self.binding, &defined, local_size),
+            spec,
+            local_size,
+            groups,
+            push: self.push()?,
+            shared_bytes,
+            flops: match &self.manifest.flops {
+                Some(expr) => expr
+                    .eval_size(&env)
+                    .map_err(|error| value_error(expr, &error))?,
+                None => 0,
+            },
+            full_subgroups: needs.contains(&Feature::Subgroup32),
+            matrix: needs.contains(&Feature::CoopmatF16),
+            needs,
+        })
+    }
+
+    /// What the variant declares, and what the element types of its ports imply.
+    fn needs(&self, variant: &Variant) -> BTreeSet<Feature> {
+        let stored = self
+            .binding
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|(dtype, _)| match dtype {
+                DType::F16 | DType::Bf16 => Some(Feature::StorageF16),
+                DType::I8 | DType::U8 => Some(Feature::StorageI8),
+                DType::F32 | DType::I32 | DType::U32 => None,
+            });
+        variant.needs.iter().copied().chain(stored).collect()
+    }
+
+    fn local_size(
+        &self,
+        variant: &Variant,
+        env: &BTreeMap<String, Value>,
+    ) -> Result<[u32; 3], Reason> {
+        let limits = &self.profile.limits;
+        let size = sizes(&variant.local_size, env)?;
+        if size
+            .iter()
+            .zip(limits.max_workgroup_size)
+            .any(|(size, limit)| *size == 0 || *size > limit.into())
+        {
+            return Err(format!(
+                "its workgroup of {size:?} is empty or exceeds the device's {:?}",
+                limits.max_workgroup_size
+            ));
+        }
+        let invocations: u64 = size.iter().product();
+        if invocations > limits.max_invocations.into() {
+            return Err(format!(
+                "its workgroup of {invocations} invocations exceeds the device's {}",
+                limits.max_invocations
+            ));
+        }
+        Ok(size.map(|axis| axis as u32))
+    }
+
+    fn groups(&self, variant: &Variant, env: &BTreeMap<String, Value>) -> Result<[u32; 3], Reason> {
+        let counts = sizes(&variant.dispatch, env)?;
+        let folded = fold(counts, &self.profile.limits);
+        folded.ok_or_else(|| {
+            format!(
+                "it takes {counts:?} workgroups, the device allows {:?}",
+                self.profile.limits.max_workgroup_count
+            )
+        })
+    }
+
+    fn within_limits(&self, shared: Option<u64>) -> Result<(), Reason> {
+        let limits = &self.profile.limits;
+        let bindings = self.binding.ports.iter().flatten().count() as u64;
+        let push = 4 * self.manifest.push.len() as u64;
+        let rules = [
+            (
+                "bytes of shared memory",
+                shared.unwrap_or(0),
+                limits.max_shared_memory,
+            ),
+            (
+                "storage buffers",
+                bindings,
+                limits.max_storage_buffers.into(),
+            ),
+            (
+                "bytes of push constants",
+                push,
+                limits.max_push_constants.into(),
+            ),
+        ];
+        match rules.into_iter().find(|(_, wanted, limit)| wanted > limit) {
+            Some((what, wanted, limit)) => {
+                Err(format!("it takes {wanted} {what}, the device has {limit}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn push(&self) -> Result<Vec<u8>, Reason> {
+        let mut bytes = Vec::with_capacity(4 * self.manifest.push.len());
+        for field in &self.manifest.push {
+            bytes.extend(push_bytes(field, &self.env)?);
+        }
+        Ok(bytes)
+    }
+}
+
+fn sizes(exprs: &[Expr; 3], env: &BTreeMap<String, Value>) -> Result<[u64; 3], Reason> {
+    let mut sizes = [0; 3];
+    for (size, expr) in sizes.iter_mut().zip(exprs) {
+        *size = expr
+            .eval_size(env)
+            .map_err(|error| value_error(expr, &error))?;
+    }
+    Ok(sizes)
+}
+
+/// Workgroup counts within the limits. Counts along one axis only may be folded into two: a shader that is
+/// dispatched so takes its number from `gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x` and ignores
+/// numbers past the end.
+fn fold(counts: [u64; 3], limits: &Limits) -> Option<[u32; 3]> {
+    let limit = limits.max_workgroup_count.map(u64::from);
+    let mut folded = counts;
+    if let [many, 1, 1] = counts
+        && many > limit[0]
+        && limit[0] > 0
+    {
+        let rows = many.div_ceil(limit[0]);
+        folded = [many.div_ceil(rows), rows, 1];
+    }
+    let fits = folded
+        .iter()
+        .zip(limit)
+        .all(|(count, limit)| *count > 0 && *count <= limit);
+    fits.then(|| folded.map(|count| count as u32))
+}
+
+fn push_bytes(field: &PushField, env: &BTreeMap<String, Value>) -> Result<[u8; 4], Reason> {
+    let value = field
+        .value
+        .eval(env)
+        .map_err(|error| value_error(&field.value, &error))?;
+    let wrong = || {
+        format!(
+            "push constant `{}` is {value}, which is no {}",
+            field.name, field.dtype
+        )
+    };
+    match field.dtype {
+        DType::F32 => value
+            .as_float()
+            .map(|number| (number as f32).to_le_bytes())
+            .ok_or_else(wrong),
+        DType::I32 => {
+            let number = value.as_int().and_then(|number| i32::try_from(number).ok());
+            number.map(i32::to_le_bytes).ok_or_else(wrong)
+        }
+        _ => {
+            let number = value.as_int().and_then(|number| u32::try_from(number).ok());
+            number.map(u32::to_le_bytes).ok_or_else(wrong)
+        }
+    }
+}
+
+fn value_error(expr: &Expr, error: &ExprError) -> Reason {
+    format!("`{expr}` has no value: {error}")
+}
+
+/// `f16 bias gelu`: element types, bound optional ports, choices that differ from their default.
+fn label(manifest: &Manifest, binding: &Binding) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for dtype in binding.types.values() {
+        if !words.contains(&dtype.name()) {
+            words.push(dtype.name());
+        }
+    }
+    for (_, port, bound) in bound(manifest, binding) {
+        if port.optional && bound.is_some() {
+            words.push(&port.name);
+        }
+    }
+    for (name, decl) in &manifest.options {
+        if let (OptionDecl::Choice { default, .. }, Some(Value::Text(value))) =
+            (decl, binding.options.get(name))
+            && value != default
+        {
+            words.push(value);
+        }
+    }
+    words.join(" ")
+}
+
+/// The definitions that every shader of the kernel sees: types, options, ports, then the variant's own and the
+/// workgroup size (`LOCAL_X`, `LOCAL_Y`, `LOCAL_Z`).
+fn defines(
+    manifest: &Manifest,
+    binding: &Binding,
+    own: &[(String, Value)],
+    local_size: [u32; 3],
+) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for (name, dtype) in &binding.types {
+        out.push((name.clone(), glsl_type(*dtype).to_string()));
+        for other in DType::ALL {
+            let flag = format!("{name}_{}", other.name().to_uppercase());
+            out.push((flag, u8::from(*dtype == other).to_string()));
+        }
+    }
+    for (name, decl) in &manifest.options {
+        let upper = name.to_uppercase();
+        match (decl, binding.options.get(name)) {
+            (OptionDecl::Choice { of, .. }, Some(Value::Text(value))) => {
+                for (number, choice) in of.iter().enumerate() {
+                    out.push((
+                        format!("{upper}_{}", choice.to_uppercase()),
+                        number.to_string(),
+                    ));
+                }
+                out.push((upper.clone(), format!("{upper}_{}", value.to_uppercase())));
+            }
+            (_, Some(Value::Int(value))) => out.push((format!("OPT_{upper}"), value.to_string())),
+            (_, Some(Value::Bool(value))) => {
+                out.push((format!("OPT_{upper}"), u8::from(*value).to_string()))
+            }
+            _ => {}
+        }
+    }
+    for (index, port, bound) in bound(manifest, binding) {
+        let upper = port.name.to_uppercase();
+        out.push((
+            format!("HAS_{upper}"),
+            u8::from(bound.is_some()).to_string(),
+        ));
+        out.push((format!("BIND_{upper}"), index.to_string()));
+    }
+    for (name, value) in own {
+        let text = match value {
+            Value::Bool(value) => u8::from(*value).to_string(),
+            value => value.to_string(),
+        };
+        out.push((name.clone(), text));
+    }
+    for (axis, size) in ["X", "Y", "Z"].into_iter().zip(local_size) {
+        out.push((format!("LOCAL_{axis}"), size.to_string()));
+    }
+    out
+}
+
+fn glsl_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::F16 => "float16_t",
+        DType::Bf16 => "uint16_t",
+        DType::I32 => "int",
+        DType::U32 => "uint",
+        DType::I8 => "int8_t",
+        DType::U8 => "uint8_t",
+    }
+}
+
