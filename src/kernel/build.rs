@@ -114,7 +114,11 @@ fn append(
 ) -> Result<(), BuildError> {
     for (index, line) in lines.iter().enumerate() {
         let number = first + index;
-        let fail = |reason: String| BuildError::Include { file: path.into(), line: number, reason };
+        let fail = |reason: String| BuildError::Include {
+            file: path.into(),
+            line: number,
+            reason,
+        };
         let trimmed = line.trim_start();
         if trimmed.starts_with("#extension GL_GOOGLE_include_directive") {
             // Includes are gone when the compiler sees the text; the line stays for editors.
@@ -131,7 +135,8 @@ fn append(
             .strip_prefix('"')
             .and_then(|rest| rest.strip_suffix('"'))
             .ok_or_else(|| fail("expected `#include \"path\"`".into()))?;
-        let target = beside(path, name).ok_or_else(|| fail(format!("`{name}` leaves the shader folder")))?;
+        let target =
+            beside(path, name).ok_or_else(|| fail(format!("`{name}` leaves the shader folder")))?;
         if depth >= MAX_INCLUDES {
             return Err(fail(format!("includes nested deeper than {MAX_INCLUDES}")));
         }
@@ -143,7 +148,9 @@ fn append(
         }
         out.push_str(&format!("#line {} \"{path}\"\n", number + 1));
         if out.len() > MAX_TEXT {
-            return Err(fail(format!("the shader with its includes is larger than {MAX_TEXT} bytes")));
+            return Err(fail(format!(
+                "the shader with its includes is larger than {MAX_TEXT} bytes"
+            )));
         }
     }
     Ok(())
@@ -187,14 +194,27 @@ impl ShadercBuilder {
 #[cfg(feature = "shaderc")]
 impl Builder for ShadercBuilder {
     fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError> {
-        let fail = |messages: String| BuildError::Glsl { shader: shader.path.clone(), messages };
-        let mut options = shaderc::CompileOptions::new().map_err(|error| fail(error.to_string()))?;
-        options.set_target_env(shaderc::TargetEnv::Vulkan, shaderc::EnvVersion::Vulkan1_3 as u32);
+        let fail = |messages: String| BuildError::Glsl {
+            shader: shader.path.clone(),
+            messages,
+        };
+        let mut options =
+            shaderc::CompileOptions::new().map_err(|error| fail(error.to_string()))?;
+        options.set_target_env(
+            shaderc::TargetEnv::Vulkan,
+            shaderc::EnvVersion::Vulkan1_3 as u32,
+        );
         options.set_optimization_level(shaderc::OptimizationLevel::Performance);
         options.set_warnings_as_errors();
         let module = self
             .compiler
-            .compile_into_spirv(&shader.text, shaderc::ShaderKind::Compute, &shader.path, "main", Some(&options))
+            .compile_into_spirv(
+                &shader.text,
+                shaderc::ShaderKind::Compute,
+                &shader.path,
+                "main",
+                Some(&options),
+            )
             .map_err(|error| fail(error.to_string()))?;
         Ok(module.as_binary().to_vec())
     }
@@ -210,7 +230,9 @@ pub struct NoCompiler;
 
 impl Builder for NoCompiler {
     fn build(&self, shader: &Flattened) -> Result<Vec<u32>, BuildError> {
-        Err(BuildError::NoCompiler { shader: shader.path.clone() })
+        Err(BuildError::NoCompiler {
+            shader: shader.path.clone(),
+        })
     }
     fn identity(&self) -> String {
         // The identity of the compiler whose results may be in the cache.
@@ -229,7 +251,10 @@ pub struct CachedBuilder<B> {
 impl<B: Builder> CachedBuilder<B> {
     /// Caches what `inner` builds in `dir`, which is made when it is first written to.
     pub fn new(dir: impl Into<PathBuf>, inner: B) -> Self {
-        Self { dir: dir.into(), inner }
+        Self {
+            dir: dir.into(),
+            inner,
+        }
     }
 
     fn entry(&self, shader: &Flattened) -> PathBuf {
@@ -264,7 +289,12 @@ fn read_entry(path: &Path) -> Option<Vec<u32>> {
     if blake3::hash(payload).as_bytes() != hash || !payload.len().is_multiple_of(4) {
         return None;
     }
-    Some(payload.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+    Some(
+        payload
+            .chunks_exact(4)
+            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+            .collect(),
+    )
 }
 
 fn write_entry(dir: &Path, path: &Path, words: &[u32]) -> std::io::Result<()> {
@@ -286,18 +316,34 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn texts(items: &[(&str, &str)]) -> BTreeMap<String, String> {
-        items.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect()
+        items
+            .iter()
+            .map(|(path, text)| (path.to_string(), text.to_string()))
+            .collect()
     }
 
     #[test]
     fn includes_are_written_out_once_and_lines_stay_true() {
         let sources = texts(&[
-            ("shaders/k.comp", "// a kernel\n#version 460\n#include \"include/a.glsl\"\nvoid main() {}\n"),
-            ("shaders/include/a.glsl", "#include \"b.glsl\"\n#include \"b.glsl\"\nint a;\n"),
+            (
+                "shaders/k.comp",
+                "// a kernel\n#version 460\n#include \"include/a.glsl\"\nvoid main() {}\n",
+            ),
+            (
+                "shaders/include/a.glsl",
+                "#include \"b.glsl\"\n#include \"b.glsl\"\nint a;\n",
+            ),
             ("shaders/include/b.glsl", "int b;\n"),
         ]);
         let defines = [("N".to_string(), "4".to_string())];
-        let flat = flatten(BuildRequest { shader: "k.comp", defines: &defines }, &sources).unwrap();
+        let flat = flatten(
+            BuildRequest {
+                shader: "k.comp",
+                defines: &defines,
+            },
+            &sources,
+        )
+        .unwrap();
         let expected = "// a kernel\n#version 460\n#extension GL_GOOGLE_cpp_style_line_directive : require\n\
             #define N 4\n#line 3 \"shaders/k.comp\"\n#line 1 \"shaders/include/a.glsl\"\n\
             #line 1 \"shaders/include/b.glsl\"\nint b;\n#line 2 \"shaders/include/a.glsl\"\n\
@@ -307,9 +353,22 @@ mod tests {
 
     #[test]
     fn an_include_stays_inside_the_shader_folder() {
-        let sources = texts(&[("shaders/k.comp", "#version 460\n#include \"../../secret\"\n")]);
-        let error = flatten(BuildRequest { shader: "k.comp", defines: &[] }, &sources).unwrap_err();
-        assert_eq!(error.to_string(), "shaders/k.comp:2: `../../secret` leaves the shader folder");
+        let sources = texts(&[(
+            "shaders/k.comp",
+            "#version 460\n#include \"../../secret\"\n",
+        )]);
+        let error = flatten(
+            BuildRequest {
+                shader: "k.comp",
+                defines: &[],
+            },
+            &sources,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "shaders/k.comp:2: `../../secret` leaves the shader folder"
+        );
     }
 
     struct Counting(Cell<u32>);
@@ -327,7 +386,10 @@ mod tests {
     fn the_cache_builds_once_and_again_after_damage() {
         let dir = tempfile::tempdir().unwrap();
         let cached = CachedBuilder::new(dir.path(), Counting(Cell::new(0)));
-        let shader = Flattened { path: "shaders/k.comp".into(), text: "void main() {}".into() };
+        let shader = Flattened {
+            path: "shaders/k.comp".into(),
+            text: "void main() {}".into(),
+        };
         assert_eq!(cached.build(&shader).unwrap(), [1, 2, 3]);
         assert_eq!(cached.build(&shader).unwrap(), [1, 2, 3]);
         assert_eq!(cached.inner.0.get(), 1);
@@ -342,9 +404,23 @@ mod tests {
     #[cfg(feature = "shaderc")]
     #[test]
     fn compiler_messages_name_the_shader_and_its_line() {
-        let sources = texts(&[("shaders/k.comp", "#version 460\n\nvoid main() { nonsense; }\n")]);
-        let flat = flatten(BuildRequest { shader: "k.comp", defines: &[] }, &sources).unwrap();
-        let error = ShadercBuilder::new().unwrap().build(&flat).unwrap_err().to_string();
+        let sources = texts(&[(
+            "shaders/k.comp",
+            "#version 460\n\nvoid main() { nonsense; }\n",
+        )]);
+        let flat = flatten(
+            BuildRequest {
+                shader: "k.comp",
+                defines: &[],
+            },
+            &sources,
+        )
+        .unwrap();
+        let error = ShadercBuilder::new()
+            .unwrap()
+            .build(&flat)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("shaders/k.comp:3:"), "{error}");
     }
 }

@@ -551,4 +551,3 @@ fn glsl_type(dtype: DType) -> &'static str {
         DType::U8 => "uint8_t",
     }
 }
-
