@@ -33,6 +33,29 @@ pub fn load(
     Ok(profile)
 }
 
+/// What was asked of a device itself, with the roofs and choices of the profile file that matches its name, if there
+/// is one. Limits and features stay the device's own.
+pub fn tune(
+    found: DeviceProfile,
+    sources: &dyn Sources,
+    map: &mut SourceMap,
+) -> Result<DeviceProfile, Diagnostics> {
+    let device = found.name.to_lowercase();
+    for name in names(sources) {
+        let file = load(&name, sources, map)?;
+        if !file.matches.is_empty() && device.contains(&file.matches.to_lowercase()) {
+            let mut limits = found.limits;
+            limits.compute_units = limits.compute_units.or(file.limits.compute_units);
+            return Ok(DeviceProfile {
+                limits,
+                features: found.features,
+                ..file
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// The names of all profiles, sorted.
 pub fn names(sources: &dyn Sources) -> Vec<String> {
     let paths = sources.list(FOLDER).unwrap_or_default();
@@ -208,6 +231,20 @@ mod tests {
             assert_eq!(profile.name, name);
         }
         assert_eq!(names(&shipped()), ["lavapipe", "nvidia-h200"]);
+    }
+
+    #[test]
+    fn a_device_keeps_its_limits_and_takes_the_roofs_of_its_profile() {
+        let mut map = SourceMap::default();
+        let file = load("nvidia-h200", &shipped(), &mut map).unwrap();
+        let mut found = load("lavapipe", &shipped(), &mut map).unwrap();
+        found.name = "NVIDIA H200 of tomorrow".into();
+        let tuned = tune(found.clone(), &shipped(), &mut map).unwrap();
+        assert_eq!((tuned.name, tuned.roofs), (file.name, file.roofs));
+        assert_eq!(tuned.limits.max_allocation, found.limits.max_allocation);
+        assert_eq!(tuned.features, found.features);
+        found.name = "some other device".into();
+        assert_eq!(tune(found.clone(), &shipped(), &mut map).unwrap(), found);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub enum VkError {
     #[error("no device can run graphc:\n{0}\nhelp: `graphc devices` shows what each one lacks")]
     NoUsableDevice(String),
     /// `--device` names none of them, or several.
-    #[error("no device matches `{wanted}`; there {}:\n{list}", if *.several {"are several that do"} else {"is"})]
+    #[error("{} matches `{wanted}`; there is:\n{list}\nhelp: name one by its number, more of its name, or its UUID",
+        if *.several { "more than one device" } else { "no device" })]
     DeviceNotFound {
         wanted: String,
         several: bool,

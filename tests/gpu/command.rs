@@ -1,0 +1,62 @@
+//! `graphc devices` and `graphc bench`, as a user runs them.
+
+use std::process::{Command, Output};
+
+use graphc::plan::codec;
+use serde_json::Value;
+
+use super::plans;
+
+fn graphc(args: &[&str]) -> Output {
+    let cache = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .args(args)
+        .env("GRAPHC_CACHE_DIR", cache.path())
+        .env("GRAPHC_VALIDATION", "1")
+        .env_remove("GRAPHC_DEVICE")
+        .output()
+        .unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    let output = graphc(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn devices_say_what_they_lack() {
+    let all = json(&["devices", "--json"]);
+    let first = &all[0];
+    assert_eq!(first["index"], 0);
+    let has = first["profile"]["features"].as_array().unwrap().len();
+    let lacks = first["missing"].as_array().unwrap().len();
+    assert_eq!(has + lacks, graphc::device::Feature::ALL.len());
+    let text = String::from_utf8(graphc(&["devices"]).stdout).unwrap();
+    assert!(text.starts_with("0: "), "{text}");
+    assert!(text.matches("   lacks ").count() >= lacks, "{text}");
+}
+
+#[test]
+fn bench_measures_a_plan_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chain.plan");
+    std::fs::write(&file, codec::encode(&plans::chain()).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    let figures = &json(&["bench", file, "--runs", "5", "--steps", "--json"])[0];
+    assert_eq!(figures["entry"], "n=64");
+    assert_eq!(figures["runs"], 5);
+    let number = |path: &str| figures.pointer(path).and_then(Value::as_f64).unwrap();
+    assert!(number("/gpu_ms/median") > 0.0 && number("/wall_ms/median") > 0.0);
+    assert!(number("/gpu_ms/median") <= number("/gpu_ms/p95"));
+    assert_eq!(figures["steps"].as_array().unwrap().len(), 5);
+
+    let bad = graphc(&["bench", file, "--device", "no such"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&bad.stderr);
+    assert!(
+        text.contains("[G0703] no device matches `no such`"),
+        "{text}"
+    );
+}
