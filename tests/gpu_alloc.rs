@@ -3,6 +3,7 @@
 #![cfg(all(feature = "gpu", feature = "shaderc"))]
 #![allow(clippy::unwrap_used, unsafe_code)]
 
+#[allow(dead_code)] // Some plans are for other binaries.
 #[path = "gpu/plans.rs"]
 mod plans;
 

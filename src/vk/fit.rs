@@ -107,7 +107,7 @@ fn kernel_limits(
         kernel.bindings.len() as u64,
         u64::from(limits.max_storage_buffers),
     );
-    if kernel.full_subgroups && kernel.local_size[0] % limits.subgroup_size.max(1) != 0 {
+    if kernel.full_subgroups && !kernel.local_size[0].is_multiple_of(limits.subgroup_size.max(1)) {
         problems.push(format!(
             "{name} has {} invocations along x, which is no multiple of the subgroup size {}",
             kernel.local_size[0], limits.subgroup_size
@@ -157,7 +157,7 @@ fn entry_limits(entry: &Entry, limits: &Limits, problems: &mut Vec<String>) {
                 ));
             }
             let align = limits.min_storage_alignment.max(1);
-            if (0..2).any(|parity| tensor.range(parity).start % align != 0) {
+            if (0..2).any(|parity| !tensor.range(parity).start.is_multiple_of(align)) {
                 problems.push(format!(
                     "{place} binds `{}` at an offset that is no multiple of {align}",
                     tensor.name

@@ -215,7 +215,6 @@ pub fn chain() -> Plan {
 }
 
 /// [`chain`] with a first pass that takes about a second.
-#[allow(dead_code)] // Not every test binary that includes this file uses it.
 pub fn slow() -> Plan {
     let mut plan = chain();
     let busy = SCALE.replace(

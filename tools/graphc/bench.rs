@@ -269,7 +269,7 @@ fn inputs(plan: &Plan, entry: &Entry) -> Vec<(String, Vec<u32>)> {
             let words = u32::try_from(tensor.bytes / 4).unwrap_or(0);
             let word = |at: u32| match tensor.name.as_str() {
                 "positions" => at % seq,
-                "spans" if at % 2 == 0 => at / 2 * seq,
+                "spans" if at.is_multiple_of(2) => at / 2 * seq,
                 "spans" => seq,
                 _ => (random() % u64::from(vocab)) as u32,
             };
