@@ -83,7 +83,12 @@ pub struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// A job with nothing switched off and nothing printed.
-    pub fn new(graph: &'a str, sources: &'a dyn Sources, profile: &'a DeviceProfile, entries: &'a [Request]) -> Self {
+    pub fn new(
+        graph: &'a str,
+        sources: &'a dyn Sources,
+        profile: &'a DeviceProfile,
+        entries: &'a [Request],
+    ) -> Self {
         Self {
             graph,
             sources,
@@ -111,10 +116,14 @@ pub struct Compiled {
 
 /// Compiles `job`. Every text read goes into `map`, where the places of all messages point.
 pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnostics> {
-    let mut said = Said { warnings: Vec::new(), emit: job.emit, dumps: Vec::new() };
+    let mut said = Said {
+        warnings: Vec::new(),
+        emit: job.emit,
+        dumps: Vec::new(),
+    };
 
     let loaded = text::load(job.graph, job.sources, map)?;
-    let library = kernel::load(job.sources, map)?;
+    let library = kernel::manifest::load(job.sources, map)?;
     let mut fused = Vec::with_capacity(job.entries.len());
     for request in job.entries {
         fused.push(front(job, &loaded, &library, request, &mut said)?);
@@ -129,9 +138,12 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let schedules: Vec<Schedule> = fused
         .iter()
         .zip(&lowered)
-        .map(|(entry, lowered)| plan::schedule::schedule(entry.graph(), lowered, &job.profile.roofs))
+        .map(|(entry, lowered)| {
+            plan::schedule::schedule(entry.graph(), lowered, &job.profile.roofs)
+        })
         .collect();
-    let scheduled: Vec<(&Graph, &Schedule)> = fused.iter().map(Fused::graph).zip(&schedules).collect();
+    let scheduled: Vec<(&Graph, &Schedule)> =
+        fused.iter().map(Fused::graph).zip(&schedules).collect();
     said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
     let placement = plan::pack::pack(&scheduled, &job.profile.limits)?;
     let sync = plan::sync::sync(&scheduled, &placement);
@@ -141,7 +153,11 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let parts: Vec<EntryParts<'_>> = scheduled
         .iter()
         .zip(&lowered)
-        .map(|((graph, schedule), lowered)| EntryParts { graph, lowered, schedule })
+        .map(|((graph, schedule), lowered)| EntryParts {
+            graph,
+            lowered,
+            schedule,
+        })
         .collect();
     let (kernels, needs) = instances.finish();
     let (plan, warnings) = plan::lower::lower(Parts {
@@ -164,7 +180,11 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
 
     prove(&plan, &graphs)?;
     said.dumps.sort_by_key(|(stage, _)| *stage);
-    Ok(Compiled { plan, warnings: said.warnings, dumps: said.dumps })
+    Ok(Compiled {
+        plan,
+        warnings: said.warnings,
+        dumps: said.dumps,
+    })
 }
 
 /// Stages 2 to 5 for one entry.
@@ -181,12 +201,18 @@ fn front(
     said.dump(Stage::Typed, || typed.dump());
     let checked = graph::check(typed)?;
     let mut options = job.fusion.clone();
-    options.disabled.extend(loaded.graph.disable.iter().cloned());
+    options
+        .disabled
+        .extend(loaded.graph.disable.iter().cloned());
     let fused = graph::fuse(checked, &loaded.fusions, library, &options)?;
     said.dump(Stage::Fused, || fused.dump());
     for warning in fused.warnings() {
         // Entries of one graph warn alike; once is enough.
-        if !said.warnings.iter().any(|earlier| earlier.message == warning.message) {
+        if !said
+            .warnings
+            .iter()
+            .any(|earlier| earlier.message == warning.message)
+        {
             said.warnings.push(warning.clone());
         }
     }
@@ -195,9 +221,17 @@ fn front(
 
 /// Params of the graph as this compilation resolved them.
 fn params(loaded: &text::Loaded, fused: &[Fused]) -> BTreeMap<String, crate::expr::Value> {
-    let Some(first) = fused.first() else { return BTreeMap::new() };
-    let names = loaded.graph.params.iter().map(|(name, _)| name.value.as_str());
-    names.filter_map(|name| Some((name.to_string(), first.graph().env.get(name)?.clone()))).collect()
+    let Some(first) = fused.first() else {
+        return BTreeMap::new();
+    };
+    let names = loaded
+        .graph
+        .params
+        .iter()
+        .map(|(name, _)| name.value.as_str());
+    names
+        .filter_map(|name| Some((name.to_string(), first.graph().env.get(name)?.clone())))
+        .collect()
 }
 
 /// A hash over every text that was read and every number that was given.
@@ -213,7 +247,10 @@ fn source_hash(job: &Job<'_>, map: &SourceMap) -> [u8; 32] {
     }
     add(&format!("{:?}", job.profile));
     add(&format!("{:?}", job.entries));
-    add(&format!("{:?} {:?} {:?}", job.fusion, job.variants, job.max_submit_ms));
+    add(&format!(
+        "{:?} {:?} {:?}",
+        job.fusion, job.variants, job.max_submit_ms
+    ));
     *hasher.finalize().as_bytes()
 }
 
@@ -221,7 +258,11 @@ fn source_hash(job: &Job<'_>, map: &SourceMap) -> [u8; 32] {
 fn prove(plan: &Plan, graphs: &[&Graph]) -> Result<(), Diagnostics> {
     let mut violations = plan::verify::verify(plan).err().unwrap_or_default();
     for (graph, entry) in graphs.iter().zip(&plan.entries) {
-        violations.extend(plan::verify::verify_against(graph, entry).err().unwrap_or_default());
+        violations.extend(
+            plan::verify::verify_against(graph, entry)
+                .err()
+                .unwrap_or_default(),
+        );
     }
     let mut found = Diagnostics::default();
     for violation in violations {

@@ -42,6 +42,7 @@
 //! the formats that people write.
 
 pub mod codes;
+pub mod compile;
 pub mod device;
 pub mod diag;
 pub mod dtype;

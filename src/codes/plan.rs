@@ -3,6 +3,9 @@
 use super::Explained;
 use crate::diag::Code;
 
+/// The verifier refuses a plan.
+pub const UNPROVED: Code = Code("G0599");
+
 pub(super) const CODES: &[Explained] = &[
     Explained {
         code: Code("G0501"),
@@ -76,5 +79,12 @@ pub(super) const CODES: &[Explained] = &[
         title: "a device profile with an impossible number",
         text: "Limits are at least 1, the alignment and the subgroup size are powers of two, roofs and time budgets are positive, \
                and the conditions of choices are expressions over a kernel's dims and options.",
+    },
+    Explained {
+        code: UNPROVED,
+        title: "a plan that the verifier refuses",
+        text: "Every plan is proved before it leaves the compiler: by code that shares nothing with the planner, every read \
+               sees the bytes written for it and every hazard is separated by a barrier. A refusal is a mistake of graphc, \
+               never of a graph file. Please report it together with the graph and the command.",
     },
 ];

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::{BuildRequest, Builder, flatten};
 use super::select::{Selected, select};
-use super::{Access, Library, Manifest, check, reflect};
+use super::{Access, Library, Manifest};
 use crate::codes::kernel as codes;
 use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
@@ -19,7 +19,13 @@ use crate::plan::lower::Lowered;
 use crate::span::Sources;
 
 /// What distinguishes one instance from another.
-type Key = (String, String, Vec<(String, String)>, Vec<(u32, u32)>, [u32; 3]);
+type Key = (
+    String,
+    String,
+    Vec<(String, String)>,
+    Vec<(u32, u32)>,
+    [u32; 3],
+);
 
 /// Collects the kernels of a plan.
 pub struct Instances<'a> {
@@ -52,7 +58,11 @@ impl<'a> Instances<'a> {
     }
 
     /// Chooses a kernel for every pass of `graph`.
-    pub fn choose(&mut self, graph: &Graph, library: &Library) -> Result<IdVec<PassId, Lowered>, Diagnostics> {
+    pub fn choose(
+        &mut self,
+        graph: &Graph,
+        library: &Library,
+    ) -> Result<IdVec<PassId, Lowered>, Diagnostics> {
         let mut found = Diagnostics::default();
         let mut lowered = IdVec::new();
         for pass in &graph.passes {
@@ -74,21 +84,43 @@ impl<'a> Instances<'a> {
     fn pass(&mut self, pass: &Pass, library: &Library) -> Result<Lowered, Diagnostic> {
         let at = |problem: Diagnostic| {
             let problem = problem.note(format!("for pass `{}`", pass.path));
-            if problem.labels.is_empty() { problem.at(pass.origin.span, "") } else { problem }
+            if problem.labels.is_empty() {
+                problem.at(pass.origin.span, "")
+            } else {
+                problem
+            }
         };
         // `infer` has looked the kernel up already; an unknown one here is a mistake of ours, said plainly.
         let manifest = library.manifests.get(&pass.kernel).ok_or_else(|| {
-            at(Diagnostic::error(codes::BUILD, format!("kernel `{}` is gone", pass.kernel)))
+            at(Diagnostic::error(
+                codes::BUILD,
+                format!("kernel `{}` is gone", pass.kernel),
+            ))
         })?;
         let forced = self.forced.get(&pass.kernel).map(String::as_str);
         let selected = select(manifest, &pass.binding, self.profile, forced).map_err(at)?;
-        let (groups, push, flops, matrix) =
-            (selected.groups, selected.push.clone(), selected.flops, selected.matrix);
+        let (groups, push, flops, matrix) = (
+            selected.groups,
+            selected.push.clone(),
+            selected.flops,
+            selected.matrix,
+        );
         let kernel = self.instance(manifest, pass, selected).map_err(at)?;
-        Ok(Lowered { kernel, groups, push, flops, matrix })
+        Ok(Lowered {
+            kernel,
+            groups,
+            push,
+            flops,
+            matrix,
+        })
     }
 
-    fn instance(&mut self, manifest: &Manifest, pass: &Pass, selected: Selected) -> Result<KernelId, Diagnostic> {
+    fn instance(
+        &mut self,
+        manifest: &Manifest,
+        pass: &Pass,
+        selected: Selected,
+    ) -> Result<KernelId, Diagnostic> {
         let key = (
             selected.kernel.clone(),
             selected.variant.clone(),
@@ -100,8 +132,8 @@ impl<'a> Instances<'a> {
             return Ok(*id);
         }
         let (spirv, bindings) = match self.builder {
-            Some(builder) => self.module(builder, manifest, &selected)?,
-            None => (Vec::new(), pass.ports.iter().map(|port| (port.port, port.access)).collect()),
+            Some(builder) => (self.module(builder, &selected)?, bound(pass)),
+            None => (Vec::new(), bound(pass)),
         };
         self.needs.extend(selected.needs.iter().copied());
         let id = self.kernels.push(Kernel {
@@ -121,19 +153,23 @@ impl<'a> Instances<'a> {
         Ok(id)
     }
 
-    fn module(
-        &self,
-        builder: &dyn Builder,
-        manifest: &Manifest,
-        selected: &Selected,
-    ) -> Result<(Vec<u32>, Vec<(u32, Access)>), Diagnostic> {
+    fn module(&self, builder: &dyn Builder, selected: &Selected) -> Result<Vec<u32>, Diagnostic> {
         let fail = |message: String| Diagnostic::error(codes::BUILD, message);
-        let request = BuildRequest { shader: &selected.shader, defines: &selected.defines };
+        let request = BuildRequest {
+            shader: &selected.shader,
+            defines: &selected.defines,
+        };
         let shader = flatten(request, self.sources).map_err(|error| fail(error.to_string()))?;
-        let spirv = builder.build(&shader).map_err(|error| fail(error.to_string()))?;
-        let reflection = reflect::reflect(&spirv)
-            .map_err(|error| fail(format!("the module of `{}` cannot be read: {error}", selected.shader)))?;
-        let bindings = check::check(manifest, selected, &reflection)?;
-        Ok((spirv, bindings))
+        builder
+            .build(&shader)
+            .map_err(|error| fail(error.to_string()))
     }
+}
+
+/// Bindings as the manifest declares them.
+fn bound(pass: &Pass) -> Vec<(u32, Access)> {
+    pass.ports
+        .iter()
+        .map(|port| (port.port, port.access))
+        .collect()
 }

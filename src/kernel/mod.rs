@@ -4,6 +4,7 @@
 
 pub mod bind;
 pub mod build;
+pub mod instance;
 pub mod manifest;
 mod scope;
 pub mod select;

@@ -133,8 +133,19 @@ pub(super) struct RawVariant {
     pub spec: Map<RawSpec>,
     #[serde(default, deserialize_with = "map")]
     pub defines: Map<Name>,
+    #[serde(deserialize_with = "three")]
     pub local_size: [Name; 3],
+    #[serde(deserialize_with = "three")]
     pub dispatch: [Name; 3],
     #[serde(default)]
     pub shared_bytes: Option<Name>,
+}
+
+/// A list of three. RON would read a Rust array as a tuple, in parentheses.
+fn three<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[Name; 3], D::Error> {
+    let items = Vec::<Name>::deserialize(deserializer)?;
+    let count = items.len();
+    items
+        .try_into()
+        .map_err(|_| serde::de::Error::custom(format!("expected a list of 3, found {count}")))
 }
