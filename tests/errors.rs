@@ -19,7 +19,7 @@ const ELSEWHERE: &[(&str, &str)] = &[(
 
 /// Codes from here on come from stages that `graphc check` does not run yet; raise it to G0500 when it does, and
 /// bless.
-const NOT_YET: &str = "G0100";
+const NOT_YET: &str = "G0500";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

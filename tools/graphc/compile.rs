@@ -1,13 +1,166 @@
-//! `graphc compile`.
+//! `graphc compile GRAPH.ron`: a plan file, dumps of the stages, the summary.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::builder::PossibleValuesParser;
+use graphc::compile::{Compiled, Job, Stage, compile};
+use graphc::diag::Diagnostics;
+use graphc::kernel::build::{Builder, CachedBuilder};
+use graphc::plan::{codec, dump};
+use graphc::profile;
+use graphc::span::{SourceMap, Sources};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::output;
+use crate::request::GraphArgs;
 
 /// Arguments of `compile`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    graph: GraphArgs,
+    /// Device to compile for: the name of a profile in profiles/devices, or a profile's path
+    #[arg(
+        long,
+        value_name = "NAME|FILE",
+        env = "GRAPHC_PROFILE",
+        hide_env_values = true,
+        default_value = "lavapipe"
+    )]
+    profile: String,
+    /// Where the plan goes; `-` is standard output [default: no plan is written]
+    #[arg(long, short, value_name = "OUT.plan")]
+    output: Option<PathBuf>,
+    /// Print what a stage made [repeatable]
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(Stage::ALL.map(Stage::name)))]
+    emit: Vec<String>,
+    /// Print the numbers as JSON instead of the summary line
+    #[arg(long)]
+    json: bool,
+    /// Longest time one submit should take; the plan is cut into several where needed
+    #[arg(long, value_name = "MS", value_parser = positive)]
+    max_submit_ms: Option<f64>,
+    /// Do not build shaders: the plan can be studied but not run
+    #[arg(long, conflicts_with = "output")]
+    no_shaders: bool,
+}
 
-/// Not there yet.
-pub fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::failed("`compile` is not there yet"))
+/// Compiles a graph.
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let (sources, path) = context.graph(&args.graph.graph)?;
+    let builder = if args.no_shaders || args.output.is_none() {
+        None
+    } else {
+        Some(shader_builder(context)?)
+    };
+    let started = Instant::now();
+    let mut map = SourceMap::default();
+    let compiled = match compiled(&args, &path, &sources, builder.as_deref(), &mut map)? {
+        Ok(compiled) => compiled,
+        Err(problems) => return Err(Failure::Diagnosed(problems, map)),
+    };
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    let mut warnings = Diagnostics::default();
+    compiled
+        .warnings
+        .iter()
+        .cloned()
+        .for_each(|warning| warnings.push(warning));
+    context.warn(&warnings, &map);
+    for (_, text) in &compiled.dumps {
+        output::print(text)?;
+    }
+    if let Some(path) = &args.output {
+        let bytes = codec::encode(&compiled.plan).map_err(Failure::failed)?;
+        output::write(path, &bytes)?;
+    }
+    finish(&args, &compiled, elapsed_ms, context)
+}
+
+fn compiled(
+    args: &Args,
+    path: &str,
+    sources: &dyn Sources,
+    builder: Option<&dyn Builder>,
+    map: &mut SourceMap,
+) -> Result<Result<Compiled, Diagnostics>, Failure> {
+    let requests = args.graph.requests()?;
+    let profile = match profile::load(&args.profile, sources, map) {
+        Ok(profile) => profile,
+        Err(problems) => return Ok(Err(problems)),
+    };
+    let named = |name: &String| Stage::ALL.into_iter().find(|stage| stage.name() == name);
+    let emit: Vec<Stage> = args.emit.iter().filter_map(named).collect();
+    let job = Job {
+        fusion: args.graph.fusion(),
+        builder,
+        max_submit_ms: args.max_submit_ms,
+        emit: &emit,
+        ..Job::new(path, sources, &profile, &requests)
+    };
+    Ok(compile(&job, map))
+}
+
+/// The summary: on standard output, unless that carries the plan or JSON.
+fn finish(
+    args: &Args,
+    compiled: &Compiled,
+    elapsed_ms: f64,
+    context: &Context,
+) -> Result<(), Failure> {
+    let plan_on_stdout = args
+        .output
+        .as_ref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    if args.json {
+        let mut numbers = dump::json(&compiled.plan);
+        numbers["compile_ms"] = serde_json::json!(elapsed_ms);
+        let text = format!("{numbers:#}\n");
+        return if plan_on_stdout {
+            say(context, &text)
+        } else {
+            output::print(&text)
+        };
+    }
+    let summary = dump::summary(&compiled.plan);
+    let text = format!("{}; compiled in {elapsed_ms:.0} ms\n", summary.trim_end());
+    if plan_on_stdout {
+        say(context, &text)
+    } else {
+        output::print(&text)
+    }
+}
+
+fn say(context: &Context, text: &str) -> Result<(), Failure> {
+    context.say(text.trim_end());
+    Ok(())
+}
+
+/// Shaders from the cache, built where the cache has none.
+#[cfg(feature = "shaderc")]
+fn shader_builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+    let inner = graphc::kernel::build::ShadercBuilder::new().map_err(Failure::failed)?;
+    Ok(Box::new(CachedBuilder::new(
+        context.cache_dir()?.join("spirv"),
+        inner,
+    )))
+}
+
+/// Shaders from the cache only.
+#[cfg(not(feature = "shaderc"))]
+fn shader_builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+    let inner = graphc::kernel::build::NoCompiler;
+    Ok(Box::new(CachedBuilder::new(
+        context.cache_dir()?.join("spirv"),
+        inner,
+    )))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a positive number of milliseconds".into()),
+    }
 }
