@@ -31,6 +31,14 @@ impl Failure {
         Self::BadInput(message.to_string())
     }
 
+    /// What was asked for failed, for a reason that `graphc explain` knows more about.
+    pub fn coded(code: graphc::diag::Code, message: impl std::fmt::Display) -> Self {
+        Self::Failed(format!(
+            "{message}\nhelp: `graphc explain {}` says more",
+            code.0
+        ))
+    }
+
     /// Says it on standard error and gives the exit code.
     pub fn report(self, context: &Context) -> ExitCode {
         let (text, code) = match self {

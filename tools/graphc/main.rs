@@ -9,13 +9,18 @@ mod check;
 mod compile;
 mod context;
 mod devices;
+#[cfg(feature = "gpu")]
 mod embed;
 mod explain;
 mod failure;
 mod fmt;
 mod manual;
+#[cfg(feature = "gpu")]
+mod model;
 mod output;
 mod request;
+#[cfg(feature = "gpu")]
+mod sink;
 mod verify;
 
 use std::process::ExitCode;
@@ -44,6 +49,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Turn texts into embeddings
+    #[cfg(feature = "gpu")]
     Embed(embed::Args),
     /// Compile a graph into a plan
     Compile(compile::Args),
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = Context::new(&cli.global);
     let result = match cli.command {
+        #[cfg(feature = "gpu")]
         Command::Embed(args) => embed::run(args, &context),
         Command::Compile(args) => compile::run(args, &context),
         Command::Check(args) => check::run(args, &context),

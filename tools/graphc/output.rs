@@ -39,6 +39,15 @@ fn write_aside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    let mut aside = aside(folder, path)?;
+    aside.write_all(bytes)?;
+    aside.as_file().sync_all()?;
+    aside.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// A file in `folder` that is to become `path`, as readable as that one is or a new file would be.
+pub fn aside(folder: &Path, path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".graphc-");
     let permissions = match std::fs::metadata(path) {
@@ -48,11 +57,7 @@ fn write_aside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(permissions) = permissions {
         builder.permissions(permissions);
     }
-    let mut aside = builder.tempfile_in(folder)?;
-    aside.write_all(bytes)?;
-    aside.as_file().sync_all()?;
-    aside.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    builder.tempfile_in(folder)
 }
 
 /// Temporary files are private by default; a result is as readable as any other new file.

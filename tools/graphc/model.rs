@@ -1,0 +1,337 @@
+//! The flags that name a model, and the way from a model's folder to a session on a device. Shared by the commands
+//! that run one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use graphc::compile::{Job, compile};
+use graphc::device::DeviceProfile;
+use graphc::diag::Diagnostics;
+use graphc::dtype::DType;
+use graphc::expr::Value;
+use graphc::graph::{FuseOptions, Request};
+use graphc::kernel::build::{Builder, CachedBuilder};
+use graphc::model::bucket::Bucket;
+use graphc::model::hub;
+use graphc::model::metadata::{ModelMetadata, find_graph};
+use graphc::model::runner::SessionRunner;
+use graphc::model::tokenizer::Tokenizer;
+use graphc::plan::Plan;
+use graphc::run::{Progress, Session, SessionOptions};
+use graphc::sources::FsSources;
+use graphc::span::SourceMap;
+use graphc::vk::device::{DeviceInfo, DeviceKind, describe};
+use graphc::weights::{Checkpoint, PackOptions, PackedWeights, Weights};
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Which model, how, and where.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// Model folder in the Hugging Face layout, or hf:org/name from the local Hugging Face cache
+    #[arg(long, value_name = "DIR", env = "GRAPHC_MODEL", hide_env_values = true)]
+    model: String,
+    /// Let hf:org/name be downloaded if it is not in the cache
+    #[arg(long)]
+    download: bool,
+    /// Graph file [default: the one in graphs/models that accepts the model's type]
+    #[arg(long, value_name = "GRAPH.ron")]
+    graph: Option<PathBuf>,
+    /// Device by number, part of its name, or UUID [default: the first GPU, else a device on the CPU]
+    #[arg(
+        long,
+        value_name = "N|NAME|UUID",
+        env = "GRAPHC_DEVICE",
+        hide_env_values = true
+    )]
+    device: Option<String>,
+    /// Element type of activations and weights
+    #[arg(long, value_name = "TYPE", default_value = "f32", env = "GRAPHC_DTYPE", hide_env_values = true,
+          value_parser = ["f32", "f16"])]
+    dtype: String,
+    /// Give a parameter of the graph a value; wins over the model [repeatable]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = crate::request::setting)]
+    set: Vec<(String, String)>,
+    /// Switch a fusion rule off; `all` switches every rule off [repeatable]
+    #[arg(long = "no-fusion", value_name = "RULE")]
+    no_fusion: Vec<String>,
+}
+
+/// A model and the device that will run it.
+pub struct Model {
+    metadata: ModelMetadata,
+    sources: FsSources,
+    graph: String,
+    info: DeviceInfo,
+    profile: DeviceProfile,
+    device: Option<String>,
+    request: Request,
+    fusion: FuseOptions,
+}
+
+impl Model {
+    /// Finds the folder, its graph and the device.
+    pub fn open(args: &ModelArgs, context: &Context) -> Result<Self, Failure> {
+        let folder = folder(args)?;
+        let metadata =
+            ModelMetadata::open(&folder).map_err(|error| diagnosed(error.diagnostic()))?;
+        let (sources, graph) = match &args.graph {
+            Some(file) => context.graph(file)?,
+            None => {
+                let sources = context.sources()?;
+                let graph = metadata
+                    .model_type()
+                    .and_then(|name| find_graph(name, &sources, "graphs/models"))
+                    .map_err(|error| diagnosed(error.diagnostic()))?;
+                (sources, graph)
+            }
+        };
+        let info = describe(args.device.as_deref())
+            .map_err(|error| Failure::coded(error.code(), &error))?;
+        let profile = tuned(&info, &sources)?;
+        let dtype: DType = args.dtype.parse().map_err(Failure::bad_input)?;
+        let request = Request {
+            params: metadata.values.clone(),
+            set: args
+                .set
+                .iter()
+                .map(|(name, text)| (name.clone(), crate::request::value(text)))
+                .collect(),
+            entry: None,
+            dims: BTreeMap::new(),
+            dtypes: ["act", "weight"]
+                .map(|alias| (alias.to_string(), dtype))
+                .into(),
+        };
+        let off: BTreeSet<String> = args.no_fusion.iter().cloned().collect();
+        let fusion = FuseOptions {
+            none: off.contains("all"),
+            off,
+            ..FuseOptions::default()
+        };
+        Ok(Self {
+            metadata,
+            sources,
+            graph,
+            info,
+            profile,
+            device: args.device.clone(),
+            request,
+            fusion,
+        })
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Failure> {
+        let positions = self.number("max_positions", u64::MAX)?;
+        let rows = self.number("vocab_size", 0)?;
+        Tokenizer::load(&self.metadata.folder, positions, rows)
+            .map_err(|error| Failure::coded(error.code(), &error))
+    }
+
+    fn number(&self, key: &str, otherwise: u64) -> Result<u64, Failure> {
+        match self.metadata.values.get(key) {
+            Some(Value::Int(number)) if *number > 0 => Ok(number.unsigned_abs()),
+            None if otherwise > 0 => Ok(otherwise),
+            _ => Err(Failure::bad_input(format!(
+                "{}: `{key}` is not a positive number",
+                self.metadata.folder.join("config.json").display()
+            ))),
+        }
+    }
+
+    /// What one more submit costs, in rows of a batch. On a CPU a row is dear and a submit is not; on a GPU the
+    /// time of a small batch is mostly the latency of its passes.
+    pub fn per_submit(&self) -> u64 {
+        match self.info.kind {
+            DeviceKind::Cpu => 8,
+            _ => 1024,
+        }
+    }
+
+    /// A plan with an entry for each bucket. A bucket whose tensors are larger than the device can bind gets
+    /// a smaller batch.
+    pub fn compile(&self, buckets: &mut Vec<Bucket>, context: &Context) -> Result<Plan, Failure> {
+        loop {
+            let mut map = SourceMap::default();
+            match self.try_compile(buckets, &mut map, context)? {
+                Ok(plan) => return Ok(plan),
+                Err(found) => {
+                    if !(too_large(&found) && shrink_largest(buckets)) {
+                        return Err(Failure::Diagnosed(found, map));
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_compile(
+        &self,
+        buckets: &[Bucket],
+        map: &mut SourceMap,
+        context: &Context,
+    ) -> Result<Result<Plan, Diagnostics>, Failure> {
+        let entries: Vec<Request> = buckets.iter().map(|bucket| self.entry(*bucket)).collect();
+        let builder = builder(context)?;
+        let mut job = Job::new(&self.graph, &self.sources, &self.profile, &entries);
+        job.fusion = self.fusion.clone();
+        job.builder = Some(&*builder);
+        job.max_submit_ms = self.profile.max_submit_ms;
+        Ok(compile(&job, map).map(|compiled| {
+            if !compiled.warnings.is_empty() {
+                let mut warnings = Diagnostics::default();
+                compiled
+                    .warnings
+                    .into_iter()
+                    .for_each(|warning| warnings.push(warning));
+                context.say(warnings.render(map, context.color).trim_end());
+            }
+            compiled.plan
+        }))
+    }
+
+    fn entry(&self, bucket: Bucket) -> Request {
+        let dims = [("batch", bucket.batch), ("seq", bucket.seq)];
+        let dims = dims
+            .map(|(name, size)| (name.to_string(), i64::from(size)))
+            .into();
+        Request {
+            dims,
+            ..self.request.clone()
+        }
+    }
+
+    /// Packs the weights, opens the device and loads them.
+    pub fn open_session(&self, plan: Plan, context: &Context) -> Result<SessionRunner, Failure> {
+        let weight_failure = |error: graphc::weights::WeightError| diagnosed(error.diagnostic());
+        let checkpoint = Checkpoint::open(&self.metadata.folder).map_err(weight_failure)?;
+        let bar = context.byte_bar(0, "packing weights");
+        let plan = Arc::new(plan);
+        let packed = PackedWeights::open_or_pack(
+            &plan,
+            &checkpoint,
+            &PackOptions::default(),
+            &mut |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            },
+        )
+        .map_err(weight_failure)?;
+        bar.finish_and_clear();
+        packed.notes.iter().for_each(|note| context.say(note));
+        for lossy in &packed.lossy {
+            context.say(&format!(
+                "warning: weight `{}` lost values: {:?}",
+                lossy.weight, lossy.losses
+            ));
+        }
+
+        let options = SessionOptions {
+            device: self.device.clone(),
+            pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
+            ..SessionOptions::from_env()
+        };
+        let bar = context.byte_bar(0, "loading weights");
+        let weights = Weights::Packed(packed);
+        let of = Arc::clone(&plan);
+        let mut fill = |index: usize, _: &graphc::plan::Weight, start: u64, into: &mut [u8]| {
+            Ok(weights.write(&of, index, start, into)?)
+        };
+        let session = Session::open(options, plan, &mut fill, &mut |progress| {
+            if let Progress::Weights { done, total } = progress {
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+        })
+        .map_err(|error| Failure::coded(error.code(), &error))?;
+        bar.finish_and_clear();
+        session.notes().iter().for_each(|note| context.say(note));
+        Ok(SessionRunner::new(session))
+    }
+}
+
+/// The folder that `--model` names.
+fn folder(args: &ModelArgs) -> Result<PathBuf, Failure> {
+    let Some(name) = args.model.strip_prefix("hf:") else {
+        return Ok(PathBuf::from(&args.model));
+    };
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let found = hub::cache_folder(variable).and_then(|cache| match hub::resolve(&cache, name) {
+        Err(hub::HubError::Missing { .. }) if args.download => hub::download(&cache, name),
+        other => other,
+    });
+    found.map_err(|error| Failure::coded(graphc::codes::model::HUB, &error))
+}
+
+/// The device's own limits and features with the roofs and choices of the profile that describes it, if one does.
+fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failure> {
+    let mut profile = info.profile.clone();
+    for name in graphc::profile::names(sources) {
+        let mut map = SourceMap::default();
+        let shipped = graphc::profile::load(&name, sources, &mut map)
+            .map_err(|found| Failure::Diagnosed(found, map))?;
+        if info.name.contains(&shipped.matches) {
+            profile.name = shipped.name;
+            profile.roofs = shipped.roofs;
+            profile.choices = shipped.choices;
+            profile.max_submit_ms = shipped.max_submit_ms;
+            break;
+        }
+    }
+    Ok(profile)
+}
+
+/// The compiler of shaders behind its cache.
+#[cfg(feature = "shaderc")]
+fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+    let inner = graphc::kernel::build::ShadercBuilder::new().map_err(Failure::failed)?;
+    Ok(Box::new(CachedBuilder::new(
+        context.cache_dir()?.join("spirv"),
+        inner,
+    )))
+}
+
+/// The cache alone.
+#[cfg(not(feature = "shaderc"))]
+fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+    let inner = graphc::kernel::build::NoCompiler;
+    Ok(Box::new(CachedBuilder::new(
+        context.cache_dir()?.join("spirv"),
+        inner,
+    )))
+}
+
+fn diagnosed(diagnostic: graphc::diag::Diagnostic) -> Failure {
+    Failure::Diagnosed(diagnostic.into(), SourceMap::default())
+}
+
+/// Whether every error says that a tensor is larger than one binding or one allocation.
+fn too_large(found: &Diagnostics) -> bool {
+    found
+        .items()
+        .iter()
+        .all(|item| matches!(item.code.0, "G0501" | "G0502"))
+}
+
+/// Halves the batch of the buckets with the most rows; false if those are single sequences.
+fn shrink_largest(buckets: &mut Vec<Bucket>) -> bool {
+    let Some(most) = buckets
+        .iter()
+        .filter(|bucket| bucket.batch > 1)
+        .map(|bucket| bucket.rows())
+        .max()
+    else {
+        return false;
+    };
+    for bucket in buckets
+        .iter_mut()
+        .filter(|bucket| bucket.batch > 1 && bucket.rows() == most)
+    {
+        bucket.batch /= 2;
+    }
+    buckets.sort_unstable();
+    buckets.dedup();
+    true
+}
