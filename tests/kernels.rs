@@ -1,0 +1,657 @@
+//! Every kernel, variant and element type on the Vulkan device against its formulas in f64.
+//!
+//! The cases of a kernel are the passes of one graph, compiled as any other graph. The device runs it three times,
+//! twice with other inputs, so an element that a shader forgets keeps a wrong value of the run before, and counters
+//! that a shader leaves dirty spoil the last run. Every element of the last run is compared with what the
+//! interpreter makes of the same plan. The seed of the inputs is printed; `GRAPHC_TEST_SEED` sets it.
+
+#![cfg(all(feature = "gpu", feature = "shaderc"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use graphc::device::DeviceProfile;
+use graphc::dtype::DType;
+use graphc::expr::Value;
+use graphc::formula::{decode, encode};
+use graphc::kernel::{Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
+use support::gpu;
+use support::random::Random;
+
+/// One pass to test.
+#[derive(Clone, Debug, Default)]
+struct Case {
+    /// Sizes by dim name.
+    dims: BTreeMap<String, i64>,
+    options: BTreeMap<String, Value>,
+    /// Optional ports that are bound.
+    bound: BTreeSet<String>,
+    /// Contents of `spans`, if the kernel has that port.
+    spans: Vec<[u32; 2]>,
+}
+
+impl Case {
+    fn new(dims: &[(&str, i64)]) -> Self {
+        let dims = dims
+            .iter()
+            .map(|(name, size)| (name.to_string(), *size))
+            .collect();
+        Self {
+            dims,
+            ..Self::default()
+        }
+    }
+    fn int(mut self, name: &str, value: i64) -> Self {
+        self.options.insert(name.into(), Value::Int(value));
+        self
+    }
+    fn float(mut self, name: &str, value: f64) -> Self {
+        self.options.insert(name.into(), Value::Float(value));
+        self
+    }
+    fn choice(mut self, name: &str, value: &str) -> Self {
+        self.options.insert(name.into(), Value::Text(value.into()));
+        self
+    }
+    fn flag(mut self, name: &str, value: bool) -> Self {
+        self.options.insert(name.into(), Value::Bool(value));
+        self
+    }
+    fn bind(mut self, ports: &[&str]) -> Self {
+        self.bound.extend(ports.iter().map(|port| port.to_string()));
+        self
+    }
+    fn spans(mut self, spans: &[[u32; 2]]) -> Self {
+        self.spans = spans.to_vec();
+        self.dims.insert("b".into(), spans.len() as i64);
+        self
+    }
+    /// What tells this case from the others, for messages.
+    fn label(&self) -> String {
+        let mut label = String::new();
+        for (name, size) in &self.dims {
+            write!(label, "{name}={size} ").unwrap();
+        }
+        for (name, value) in &self.options {
+            write!(label, "{name}:{value} ").unwrap();
+        }
+        for port in &self.bound {
+            write!(label, "+{port} ").unwrap();
+        }
+        label.trim_end().into()
+    }
+}
+
+/// The largest error of an element, relative to its own size plus the root mean square of its tensor, for f32
+/// tensors and for those that have been through f16.
+struct Tolerance {
+    f32: f64,
+    f16: f64,
+}
+
+/// One rounding to the storage type and a few f32 operations.
+const EXACT: Tolerance = Tolerance {
+    f32: 4e-7,
+    f16: 1e-3,
+};
+/// Sums of some hundred products in f32.
+const SUMS: Tolerance = Tolerance {
+    f32: 4e-6,
+    f16: 2e-3,
+};
+/// Sums, then sines and cosines of angles of some hundred radians: an f32 angle is good to 2^-24 of itself.
+const ANGLES: Tolerance = Tolerance {
+    f32: 1e-4,
+    f16: 2e-3,
+};
+
+#[test]
+fn add() {
+    let cases = [1, 4, 127, 1030].map(|n| Case::new(&[("n", n)]));
+    run("add", &cases, &EXACT);
+}
+
+#[test]
+fn add_bias() {
+    let cases = [(1, 1), (3, 130), (67, 33)].map(|(m, n)| Case::new(&[("m", m), ("n", n)]));
+    run("add_bias", &cases, &EXACT);
+}
+
+#[test]
+fn activation() {
+    let kinds = ["none", "relu", "gelu", "gelu_tanh", "silu"];
+    let cases = kinds.map(|kind| Case::new(&[("n", 1037)]).choice("kind", kind));
+    run("activation", &cases, &SUMS);
+}
+
+#[test]
+fn gated_activation() {
+    let kinds = ["silu", "gelu", "gelu_tanh"];
+    let cases = kinds.map(|kind| Case::new(&[("m", 13), ("n", 142)]).choice("kind", kind));
+    run("gated_activation", &cases, &SUMS);
+}
+
+#[test]
+fn layer_norm() {
+    let mut cases = Vec::new();
+    for (m, n) in [(1, 5), (3, 384), (7, 1001)] {
+        cases.push(Case::new(&[("m", m), ("n", n)]).float("eps", 1e-5));
+        cases.push(Case::new(&[("m", m), ("n", n)]).bind(&["bias"]));
+    }
+    run("layer_norm", &cases, &SUMS);
+}
+
+#[test]
+fn l2_normalize() {
+    let cases = [(1, 3), (5, 384), (2, 1001)].map(|(m, n)| Case::new(&[("m", m), ("n", n)]));
+    run("l2_normalize", &cases, &SUMS);
+}
+
+#[test]
+fn embed_sum() {
+    let sizes = Case::new(&[("m", 37), ("d", 70), ("v", 50), ("p", 19), ("t", 2)]);
+    let mut cases = Vec::new();
+    for tables in [
+        &[][..],
+        &["position", "positions"],
+        &["kind"],
+        &["position", "positions", "kind"],
+    ] {
+        for norm in [&[][..], &["norm_weight"], &["norm_weight", "norm_bias"]] {
+            cases.push(sizes.clone().bind(tables).bind(norm));
+        }
+    }
+    run("embed_sum", &cases, &SUMS);
+}
+
+#[test]
+fn rope() {
+    let mut cases = Vec::new();
+    for (heads, head_dim, n) in [(1, 2, 2), (3, 32, 96), (2, 64, 200), (1, 128, 130)] {
+        let case = Case::new(&[("m", 11), ("n", n)]);
+        cases.push(
+            case.int("heads", heads)
+                .int("head_dim", head_dim)
+                .float("theta", 1000.0),
+        );
+    }
+    run("rope", &cases, &ANGLES);
+}
+
+#[test]
+fn pool() {
+    // A gap, an empty sequence, one row, and rows after the last span.
+    let spans = [[0, 5], [9, 1], [10, 0], [10, 33]];
+    let mut cases = Vec::new();
+    for kind in ["mean", "cls", "last", "max"] {
+        for normalize in [false, true] {
+            let case = Case::new(&[("m", 47), ("d", 150)]).spans(&spans);
+            cases.push(case.choice("kind", kind).flag("normalize", normalize));
+        }
+    }
+    run("pool", &cases, &SUMS);
+}
+
+#[test]
+fn attention() {
+    let spans = [[0, 17], [20, 1], [21, 0], [23, 70]];
+    let mut cases = Vec::new();
+    for head_dim in [32, 64, 128, 256] {
+        for (heads, kv_heads) in [(1, 1), (4, 2)] {
+            let case = Case::new(&[("m", 97)]).spans(&spans).int("max_len", 70);
+            let case = case
+                .int("heads", heads)
+                .int("kv_heads", kv_heads)
+                .int("head_dim", head_dim);
+            cases.push(case.clone());
+            cases.push(case.clone().int("window", 5).float("scale", 0.25));
+            cases.push(case.flag("causal", true));
+        }
+    }
+    // Longer than any tile, and a window that ends inside tiles.
+    let long = Case::new(&[("m", 300)])
+        .spans(&[[0, 300]])
+        .int("max_len", 300);
+    let long = long.int("heads", 2).int("kv_heads", 2).int("head_dim", 32);
+    cases.push(long.clone());
+    cases.push(long.int("window", 64));
+    run("attention", &cases, &SUMS);
+}
+
+const ACTS: [&str; 8] = [
+    "none",
+    "relu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "swiglu",
+    "geglu",
+    "geglu_tanh",
+];
+
+#[test]
+fn linear_sizes() {
+    let sizes = [
+        (1, 1, 1),
+        (1, 384, 384),
+        (7, 33, 65),
+        (64, 64, 64),
+        (65, 100, 130),
+        (130, 17, 66),
+        (3, 500, 7),
+    ];
+    let cases = sizes.map(|(m, k, n)| Case::new(&[("m", m), ("k", k), ("n", n)]));
+    run("linear", &cases, &SUMS);
+}
+
+/// All 320 epilogues in f32; `run` takes a tenth of so many for the other element types.
+#[test]
+fn linear_epilogues() {
+    let mut cases = Vec::new();
+    for act in ACTS {
+        for bits in 0..8 {
+            for norm in [
+                &[][..],
+                &["norm_weight"],
+                &["norm_weight", "norm_bias"],
+                &["norm_weight", "sum"],
+                &["norm_weight", "norm_bias", "sum"],
+            ] {
+                let optional = ["bias", "positions", "residual"];
+                let bound: Vec<&str> = (0..3)
+                    .filter(|bit| bits >> bit & 1 == 1)
+                    .map(|bit| optional[bit])
+                    .collect();
+                let case = Case::new(&[("m", 19), ("k", 36), ("n", 132)]);
+                cases.push(
+                    case.choice("act", act)
+                        .int("rope_heads", 3)
+                        .int("rope_head_dim", 20)
+                        .float("eps", 1e-6)
+                        .bind(&bound)
+                        .bind(norm),
+                );
+            }
+        }
+    }
+    run("linear", &cases, &ANGLES);
+}
+
+/// No manifest without a test, and none that nobody runs.
+#[test]
+fn every_kernel_has_its_cases() {
+    let tested = [
+        "activation",
+        "add",
+        "add_bias",
+        "attention",
+        "embed_sum",
+        "gated_activation",
+        "l2_normalize",
+        "layer_norm",
+        "linear",
+        "pool",
+        "rope",
+    ];
+    let library = support::library();
+    let kernels: Vec<&str> = library.manifests.keys().map(String::as_str).collect();
+    assert_eq!(kernels, tested);
+}
+
+/// Runs `cases` of `kernel` for every variant and assignment of element types that the device can run.
+fn run(kernel: &str, cases: &[Case], tolerance: &Tolerance) {
+    let library = support::library();
+    let manifest = &library.manifests[kernel];
+    let device = gpu::profile();
+    let mut random = Random::from_env(kernel);
+    let mut tested = 0;
+    for types in assignments(manifest) {
+        let full = types.values().all(|dtype| *dtype == DType::F32);
+        let cases: Vec<Case> = match cases.len() {
+            101.. if !full => cases
+                .iter()
+                .filter(|_| random.below(10) == 0)
+                .cloned()
+                .collect(),
+            _ => cases.to_vec(),
+        };
+        for variant in &manifest.variants {
+            tested += run_variant(
+                manifest,
+                variant,
+                &types,
+                &cases,
+                tolerance,
+                &mut random,
+                &device,
+            );
+        }
+    }
+    assert!(
+        tested > 0,
+        "no variant of `{kernel}` could be tested on this device"
+    );
+}
+
+/// Every way to give the type variables a type.
+fn assignments(manifest: &Manifest) -> Vec<BTreeMap<String, DType>> {
+    let mut all = vec![BTreeMap::new()];
+    for (variable, types) in &manifest.types {
+        all = types
+            .iter()
+            .flat_map(|dtype| {
+                all.iter().map(|one| {
+                    let mut one = one.clone();
+                    one.insert(variable.clone(), *dtype);
+                    one
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// Runs one variant and compares; gives the number of cases that were compared.
+fn run_variant(
+    manifest: &Manifest,
+    variant: &Variant,
+    types: &BTreeMap<String, DType>,
+    cases: &[Case],
+    tolerance: &Tolerance,
+    random: &mut Random,
+    device: &DeviceProfile,
+) -> usize {
+    let types_text: Vec<&str> = types.values().map(|dtype| dtype.name()).collect();
+    let what = format!(
+        "{} {} {}",
+        manifest.name,
+        variant.name,
+        types_text.join(" ")
+    );
+    let lacks = gpu::lacks(variant, types, device);
+    if !lacks.is_empty() {
+        eprintln!("SKIPPED {what}: the device lacks {lacks:?}");
+        return 0;
+    }
+    let cases: Vec<Case> = cases
+        .iter()
+        .filter(|case| possible(manifest, variant, types, case))
+        .cloned()
+        .collect();
+    if cases.is_empty() {
+        eprintln!("SKIPPED {what}: it takes none of the sizes");
+        return 0;
+    }
+    let graph = Text::of(manifest, types, &cases);
+    let plan = gpu::compile_text(&graph.text, &manifest.name, &variant.name, device)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let fill = |random: &mut Random| -> BTreeMap<String, Vec<u8>> {
+        let inputs = graph.inputs.iter();
+        inputs
+            .map(|input| (input.name.clone(), input.bytes(random)))
+            .collect()
+    };
+    let (first, second, last) = (fill(random), fill(random), fill(random));
+    let got = gpu::run_device(&plan, |_| vec![], &[&first, &second, &last]);
+    let want = gpu::run_interpreter(&plan, |_| vec![], &last);
+    for output in &graph.outputs {
+        let half = output.dtype != DType::F32 || types.values().any(|dtype| *dtype != DType::F32);
+        let limit = if half { tolerance.f16 } else { tolerance.f32 };
+        let got = decode(output.dtype, &got[&output.name]).unwrap();
+        let want = decode(output.dtype, &want[&output.name]).unwrap();
+        compare(&what, output, &got, &want, limit);
+    }
+    cases.len()
+}
+
+/// Whether the variant's own condition takes this case.
+fn possible(
+    manifest: &Manifest,
+    variant: &Variant,
+    types: &BTreeMap<String, DType>,
+    case: &Case,
+) -> bool {
+    let mut env = environment(manifest, case);
+    env.extend(
+        types
+            .iter()
+            .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into()))),
+    );
+    for port in &manifest.ports {
+        let bound = !port.scratch && (!port.optional || case.bound.contains(&port.name));
+        env.insert(format!("has_{}", port.name), Value::Bool(bound));
+    }
+    let when = variant.when.as_ref();
+    when.is_none_or(|when| when.eval_bool(&env).unwrap())
+}
+
+fn compare(what: &str, output: &Output, got: &[f64], want: &[f64], limit: f64) {
+    assert_eq!(got.len(), want.len());
+    let rms = (want.iter().map(|v| v * v).sum::<f64>() / want.len() as f64).sqrt();
+    let mut worst = (0.0, 0);
+    for (at, (got, want)) in got.iter().zip(want).enumerate() {
+        if !output.checks(at) {
+            continue;
+        }
+        let error = (got - want).abs() / (want.abs() + rms).max(f64::MIN_POSITIVE);
+        let error = if error.is_nan() { f64::INFINITY } else { error };
+        if error > worst.0 {
+            worst = (error, at);
+        }
+    }
+    let (error, at) = worst;
+    assert!(
+        error <= limit,
+        "{what}: `{}` of [{}]: element {at} is {} but must be {}, an error of {error:.2e} where {limit:.0e} is allowed",
+        output.port,
+        output.case,
+        got[at],
+        want[at],
+    );
+}
+
+/// A graph with one pass per case.
+struct Text {
+    text: String,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+}
+
+/// An input of the graph and what may stand in it.
+struct Input {
+    name: String,
+    port: String,
+    dtype: DType,
+    shape: Vec<u64>,
+    case: Case,
+}
+
+/// An output of the graph.
+struct Output {
+    name: String,
+    port: String,
+    dtype: DType,
+    case: String,
+    /// Attention writes the rows of spans only: the spans and the row length.
+    rows: Option<(Vec<[u32; 2]>, u64)>,
+}
+
+impl Output {
+    /// Whether the kernel promises anything about that element.
+    fn checks(&self, element: usize) -> bool {
+        self.rows.as_ref().is_none_or(|(spans, width)| {
+            let row = element as u64 / width;
+            let inside = |[first, length]: &[u32; 2]| {
+                (u64::from(*first)..u64::from(first + length)).contains(&row)
+            };
+            spans.iter().any(inside)
+        })
+    }
+}
+
+impl Text {
+    fn of(manifest: &Manifest, types: &BTreeMap<String, DType>, cases: &[Case]) -> Self {
+        let mut graph = Self {
+            text: String::new(),
+            inputs: vec![],
+            outputs: vec![],
+        };
+        let mut body = String::new();
+        for (index, case) in cases.iter().enumerate() {
+            let env = environment(manifest, case);
+            let (mut reads, mut writes) = (String::new(), String::new());
+            for port in &manifest.ports {
+                if port.scratch || port.optional && !case.bound.contains(&port.name) {
+                    continue;
+                }
+                let name = format!("c{index}_{}", port.name);
+                let dtype = match &port.dtype {
+                    PortType::Fixed(dtype) => *dtype,
+                    PortType::Var(variable) => types[variable],
+                };
+                let shape = shape(port, &env);
+                let list = if port.access.writes() {
+                    &mut writes
+                } else {
+                    &mut reads
+                };
+                write!(list, "\"{}\": \"{name}\", ", port.name).unwrap();
+                if port.access.writes() {
+                    graph.outputs.push(Output {
+                        name,
+                        port: port.name.clone(),
+                        dtype,
+                        case: case.label(),
+                        rows: (manifest.name == "attention")
+                            .then(|| (case.spans.clone(), shape[1])),
+                    });
+                } else {
+                    graph.inputs.push(Input {
+                        name,
+                        port: port.name.clone(),
+                        dtype,
+                        shape,
+                        case: case.clone(),
+                    });
+                }
+            }
+            let set: Vec<String> = case
+                .options
+                .iter()
+                .map(|(name, value)| match value {
+                    Value::Text(text) => format!("\"{name}\": \"'{text}'\""),
+                    value => format!("\"{name}\": \"{value}\""),
+                })
+                .collect();
+            let types: Vec<String> = types
+                .iter()
+                .map(|(name, dtype)| format!("\"{name}\": \"{dtype}\""))
+                .collect();
+            writeln!(
+                body,
+                "Pass(name: \"c{index}\", kernel: \"{}\", in: {{ {reads} }}, out: {{ {writes} }}, set: {{ {} }}, types: {{ {} }}),",
+                manifest.name,
+                set.join(", "),
+                types.join(", ")
+            )
+            .unwrap();
+        }
+        let inputs: Vec<String> = graph
+            .inputs
+            .iter()
+            .map(|input| {
+                let sizes: Vec<String> = input
+                    .shape
+                    .iter()
+                    .map(|size| format!("\"{size}\""))
+                    .collect();
+                format!(
+                    "\"{}\": Tensor(\"{}\", [{}])",
+                    input.name,
+                    input.dtype,
+                    sizes.join(", ")
+                )
+            })
+            .collect();
+        let outputs: Vec<String> = graph
+            .outputs
+            .iter()
+            .map(|output| format!("\"{}\"", output.name))
+            .collect();
+        graph.text = format!(
+            "Graph(name: \"case\", inputs: {{ {} }}, body: [\n{body}], outputs: [{}])",
+            inputs.join(", "),
+            outputs.join(", ")
+        );
+        graph
+    }
+}
+
+/// Dims, derived dims and options of a case, as the manifest's expressions see them.
+fn environment(manifest: &Manifest, case: &Case) -> BTreeMap<String, Value> {
+    let mut env: BTreeMap<String, Value> = BTreeMap::new();
+    for (name, option) in &manifest.options {
+        let default = match option {
+            OptionDecl::Int { default, .. } => default.map(Value::Int),
+            OptionDecl::Float { default } => default.map(Value::Float),
+            OptionDecl::Bool { default } => Some(Value::Bool(*default)),
+            OptionDecl::Choice { default, .. } => Some(Value::Text(default.clone())),
+        };
+        let value = case.options.get(name).cloned().or(default);
+        env.extend(value.map(|value| (name.clone(), value)));
+    }
+    env.extend(
+        case.dims
+            .iter()
+            .map(|(name, size)| (name.clone(), Value::Int(*size))),
+    );
+    for (name, expr) in &manifest.derive {
+        let value = expr.eval(&env).unwrap();
+        env.insert(name.clone(), value);
+    }
+    env
+}
+
+fn shape(port: &Port, env: &BTreeMap<String, Value>) -> Vec<u64> {
+    let size = |item: &ShapeItem| match item {
+        ShapeItem::Leading(dim) | ShapeItem::Dim(dim) => env[dim].as_int().unwrap() as u64,
+        ShapeItem::Is(expr) => expr.eval_size(env).unwrap(),
+    };
+    port.shape.iter().map(size).collect()
+}
+
+impl Input {
+    /// Fresh contents. Floats have variance about 1, except that a matrix of weights keeps the variance of what it
+    /// multiplies; ids and positions reach a little past their tables.
+    fn bytes(&self, random: &mut Random) -> Vec<u8> {
+        let count = self.shape.iter().product::<u64>() as usize;
+        let dim = |name: &str| self.case.dims.get(name).copied();
+        let values: Vec<f64> = match self.port.as_str() {
+            "spans" => self
+                .case
+                .spans
+                .iter()
+                .flatten()
+                .map(|v| f64::from(*v))
+                .collect(),
+            "ids" => (0..count)
+                .map(|_| random.below(dim("v").unwrap() as u64 + 3) as f64)
+                .collect(),
+            "positions" => {
+                let limit = dim("p").map_or(500, |p| p as u64 + 3);
+                (0..count).map(|_| random.below(limit) as f64).collect()
+            }
+            port => {
+                let scale = match port {
+                    "w" => (3.0 / self.shape[1] as f64).sqrt(),
+                    _ => 3_f64.sqrt(),
+                };
+                (0..count).map(|_| random.unit() * scale).collect()
+            }
+        };
+        encode(self.dtype, &values)
+    }
+}

@@ -1,0 +1,190 @@
+//! A graph on the Vulkan device and on the interpreter, from one plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use graphc::compile::{Job, compile};
+use graphc::device::{DeviceProfile, Feature};
+use graphc::diag::Diagnostics;
+use graphc::dtype::DType;
+use graphc::graph::Request;
+use graphc::interp::Interpreter;
+use graphc::kernel::Variant;
+use graphc::kernel::build::{CachedBuilder, ShadercBuilder};
+use graphc::plan::{Plan, Weight};
+use graphc::run::{Session, SessionOptions};
+use graphc::span::{SourceError, SourceMap, Sources};
+
+/// Tensors by name, as stored.
+pub type Bytes = BTreeMap<String, Vec<u8>>;
+
+/// The device that tests run on: `GRAPHC_DEVICE` names it, else the runtime's own choice.
+pub fn wanted() -> Option<String> {
+    std::env::var("GRAPHC_DEVICE")
+        .ok()
+        .filter(|wanted| !wanted.is_empty())
+}
+
+/// That device as data.
+pub fn profile() -> DeviceProfile {
+    let info = graphc::vk::device::describe(wanted().as_deref());
+    info.unwrap_or_else(|error| panic!("no Vulkan device to test on: {error}"))
+        .profile
+}
+
+/// The repository with one more text.
+struct With<'a> {
+    path: &'a str,
+    text: &'a str,
+}
+
+impl Sources for With<'_> {
+    fn read(&self, path: &str) -> Result<String, SourceError> {
+        if path == self.path {
+            Ok(self.text.into())
+        } else {
+            super::sources().read(path)
+        }
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, SourceError> {
+        super::sources().list(path)
+    }
+}
+
+/// What `variant` needs for these element types and `device` lacks.
+pub fn lacks(
+    variant: &Variant,
+    types: &BTreeMap<String, DType>,
+    device: &DeviceProfile,
+) -> BTreeSet<Feature> {
+    let half = types
+        .values()
+        .any(|dtype| *dtype == DType::F16)
+        .then_some(Feature::StorageF16);
+    let needs = variant.needs.iter().copied().chain(half);
+    needs
+        .filter(|feature| !device.features.contains(feature))
+        .collect()
+}
+
+/// Compiles the graph `text` with one kernel held to one variant. A variant that these sizes or this device rule out
+/// is an error.
+pub fn compile_text(
+    text: &str,
+    kernel: &str,
+    variant: &str,
+    device: &DeviceProfile,
+) -> Result<Plan, String> {
+    let sources = With {
+        path: "case.ron",
+        text,
+    };
+    let request = [Request::default()];
+    let mut job = Job::new("case.ron", &sources, device, &request);
+    job.variants.insert(kernel.into(), variant.into());
+    build(&mut job)
+}
+
+/// Compiles a graph of the repository for `device`.
+pub fn compile_graph(path: &str, request: &Request, fused: bool, device: &DeviceProfile) -> Plan {
+    let sources = super::sources();
+    let request = [request.clone()];
+    let mut job = Job::new(path, &sources, device, &request);
+    job.fusion.none = !fused;
+    build(&mut job).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn build(job: &mut Job<'_>) -> Result<Plan, String> {
+    let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("spirv");
+    let builder = CachedBuilder::new(cache, ShadercBuilder::new().unwrap());
+    let job = Job {
+        builder: Some(&builder),
+        variants: std::mem::take(&mut job.variants),
+        fusion: std::mem::take(&mut job.fusion),
+        ..*job
+    };
+    let mut map = SourceMap::default();
+    let render = |errors: Diagnostics, map: &SourceMap| errors.render(map, false);
+    compile(&job, &mut map)
+        .map(|compiled| compiled.plan)
+        .map_err(|errors| render(errors, &map))
+}
+
+/// The outputs of the last of several runs on the device, with and without validation as the environment says.
+pub fn run_device(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, runs: &[&Bytes]) -> Bytes {
+    let options = SessionOptions {
+        device: wanted(),
+        ..SessionOptions::from_env()
+    };
+    let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
+        into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
+        Ok(())
+    };
+    let plan = Arc::new(plan.clone());
+    let mut session = Session::open(options, plan.clone(), &mut fill, &mut |_| {}).unwrap();
+    let name = &plan.entries[0].name;
+    let entry = session.entry(name).unwrap();
+    let mut outputs = Bytes::new();
+    for inputs in runs {
+        let mut slot = session.begin(entry).unwrap();
+        for (name, bytes) in *inputs {
+            write(&mut slot, &plan, name, bytes);
+        }
+        let ticket = slot.submit().unwrap();
+        let result = session.wait(ticket).unwrap();
+        for id in &plan.entries[0].outputs {
+            let tensor = &plan.entries[0].tensors[*id];
+            let bytes = match tensor.dtype.bytes() {
+                2 => result
+                    .tensor::<u16>(&tensor.name)
+                    .unwrap()
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect(),
+                _ => result
+                    .tensor::<u32>(&tensor.name)
+                    .unwrap()
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect(),
+            };
+            outputs.insert(tensor.name.clone(), bytes);
+        }
+    }
+    outputs
+}
+
+fn write(slot: &mut graphc::run::Slot<'_>, plan: &Plan, name: &str, bytes: &[u8]) {
+    let entry = &plan.entries[0];
+    let find = |id: &&graphc::ids::TensorId| entry.tensors[**id].name == name;
+    let Some(id) = entry.inputs.iter().find(find) else {
+        panic!("the plan has no input `{name}`");
+    };
+    match entry.tensors[*id].dtype.bytes() {
+        2 => slot
+            .input::<u16>(name)
+            .unwrap()
+            .copy_from_slice(&words(bytes, u16::from_le_bytes)),
+        _ => slot
+            .input::<u32>(name)
+            .unwrap()
+            .copy_from_slice(&words(bytes, u32::from_le_bytes)),
+    }
+}
+
+fn words<T, const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .map(|bytes| word(*bytes))
+        .collect()
+}
+
+/// The outputs of one run of the interpreter.
+pub fn run_interpreter(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, inputs: &Bytes) -> Bytes {
+    let mut interpreter = Interpreter::new(plan, weights).unwrap();
+    interpreter
+        .run(&plan.entries[0].name, 0, inputs)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
