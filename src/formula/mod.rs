@@ -13,7 +13,7 @@
 //!
 //! Values are real numbers (f64). Where an integer is needed (an index, a bound, an operand of `//` or `%`) the
 //! value must be one exactly. `/` is the real quotient, `//` and `%` are floor division and its remainder. A
-//! branch of `if`, and the second operand of `&&` and `||`, is not looked at when options and [`has`] alone decide
+//! branch of `if`, and the second operand of `&&` and `||`, is not looked at when options and `has` alone decide
 //! against it, so it may use ports that are not bound.
 //!
 //! Functions: `exp log sqrt rsqrt tanh erf sin cos abs floor` of one number, `pow min max` of two, `if(c, a, b)`,
@@ -22,8 +22,6 @@
 //!
 //! Always true: no text, whoever wrote it, makes parsing or evaluation recurse past [`MAX_DEPTH`] or read outside
 //! a port; an index out of range is an error that names port and index.
-//!
-//! [`has`]: self
 
 use std::collections::BTreeMap;
 use std::ops::Range;
