@@ -19,6 +19,7 @@ use crate::dtype::DType;
 use crate::expr::{Expr, Value};
 
 pub use bind::{BindError, Given, bind, shape_text};
+pub use manifest::load;
 
 /// How a pass touches a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,0 +1,112 @@
+//! Every folder under `tests/golden/` holds a small graph and what the graph stages make of it: `flat.txt`, `typed.txt`,
+//! `fused.txt`. `BLESS=1 cargo test --test golden` writes them anew; the difference is then read by a person.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod graphs;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use graphc::graph::{FuseOptions, Request};
+use graphs::Stages;
+
+fn folders() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut names: Vec<String> = std::fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_stages_make_what_the_golden_files_say() {
+    let mut wrong = Vec::new();
+    for name in folders() {
+        let path = format!("tests/golden/{name}/graph.ron");
+        let request = Request {
+            entry: Some("golden".into()),
+            ..Request::default()
+        };
+        let stages = Stages::of(&path, &request, &FuseOptions::default());
+        for (file, text) in [
+            ("flat", &stages.flat),
+            ("typed", &stages.typed),
+            ("fused", &stages.fused.dump()),
+        ] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(format!("tests/golden/{name}/{file}.txt"));
+            if std::env::var_os("BLESS").is_some() {
+                std::fs::write(&path, text).unwrap();
+            } else if std::fs::read_to_string(&path).unwrap_or_default() != *text {
+                wrong.push(format!("{}:\n{text}", path.display()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "BLESS=1 writes these anew:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// The example of `graphs/README.md` compiles, and does what the text beside it says.
+#[test]
+fn the_worked_example_compiles() {
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/README.md"))
+            .unwrap();
+    let block = readme
+        .split("```ron\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let sources = graphs::Overlay::new(&[("graphs/example.ron", block)]);
+    let request = Request {
+        entry: Some("small".into()),
+        ..Request::default()
+    };
+    let run = |options: &FuseOptions| {
+        Stages::try_of(&sources, "graphs/example.ron", &request, options)
+            .unwrap_or_else(|text| panic!("{text}"))
+    };
+    let count = |stages: &Stages, prefix: &str| {
+        stages
+            .fused
+            .graph()
+            .passes
+            .iter()
+            .filter(|pass| pass.path.starts_with(prefix))
+            .count()
+    };
+    let (plain, fused) = (
+        run(&FuseOptions {
+            none: true,
+            ..FuseOptions::default()
+        }),
+        run(&FuseOptions::default()),
+    );
+    assert_eq!(fused.warnings, Vec::<String>::new());
+    assert_eq!((count(&plain, "l1/"), count(&fused, "l1/")), (6, 2));
+}
+
+/// A rule that no golden graph shows is a rule that nobody has looked at.
+#[test]
+fn every_fusion_rule_fires_in_some_golden_graph() {
+    let mut fired = BTreeSet::new();
+    for name in folders() {
+        let path = format!("tests/golden/{name}/graph.ron");
+        let request = Request {
+            entry: Some("golden".into()),
+            ..Request::default()
+        };
+        let stages = Stages::of(&path, &request, &FuseOptions::default());
+        fired.extend(stages.fused.fired().iter().map(|fired| fired.rule.clone()));
+    }
+    let rules = graphs::rules("graphs/models/bert.ron");
+    let missing: Vec<&String> = rules.iter().filter(|rule| !fired.contains(*rule)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
