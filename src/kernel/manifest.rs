@@ -324,10 +324,12 @@ impl Reader {
             }
             for item in &port.decl().shape {
                 let dim = item.value.strip_suffix("...").unwrap_or(&item.value);
+                // A plain item may use an option as a size; a leading one always binds its name.
+                let leading = item.value.ends_with("...");
                 if is_name(dim)
                     && !derived.contains(&dim)
                     && !dims.contains(&dim)
-                    && !scope.contains(dim)
+                    && (leading || !scope.contains(dim))
                 {
                     dims.push(dim);
                     self.define(
