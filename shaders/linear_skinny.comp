@@ -1,52 +1,69 @@
-// x w^T for few rows. A tile of 16 x 16 outputs is all a workgroup has, so the work is split over k: SLICES groups of
-// 16 invocations each take every SLICES-th quadruple of k straight from memory, and the slices are summed at the end.
-// That puts many independent loads in flight where a tiled product would leave most of the device idle.
+// x w^T for few rows. Such a product has too few outputs to fill a device with tiles, so the work is split over k: all
+// LANES invocations of a workgroup walk k side by side (neighbours read neighbouring memory) and each keeps a partial
+// sum of every one of the workgroup's ROWS x COLUMNS outputs. The partial sums meet in shared memory at the end.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/storage.glsl"
 
-layout(constant_id = 0) const uint SLICES = 16;
+layout(constant_id = 0) const uint LANES = 128;
 layout(local_size_x = LOCAL_X) in;
 #include "include/linear_io.glsl"
 
-shared vec4 slices[SLICES * 64];
+const uint ROWS = 4;
+const uint COLUMNS = 8;
+const uint OUTPUTS = ROWS * COLUMNS;
+// One padding word a lane, so that invocations that read one output of many lanes hit different banks.
+const uint LINE = OUTPUTS + 1;
+shared float partial[LANES * LINE];
 
 void main() {
     uint t = gl_LocalInvocationID.x;
-    uint slice = t / 16;
-    uint my_row = t % 16 / 4;
-    uint my_column = t % 4;
-    uint first_row = gl_WorkGroupID.x * 16;
-    uint first_column = gl_WorkGroupID.y * 16;
-    uint row = first_row + 4 * my_row;
-    uint column = first_column + 4 * my_column;
+    uint first_row = gl_WorkGroupID.x * ROWS;
+    uint first_column = gl_WorkGroupID.y * COLUMNS;
 
-    // acc[i] holds row + i, columns column ..
-    vec4 acc[4] = vec4[4](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-    for (uint k4 = slice; 4 * k4 < k; k4 += SLICES) {
-        vec4 a[4];
-        vec4 b[4];
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            a[i] = load_x(row + i, k4);
-            b[i] = load_w(column + i, k4);
+    float acc[OUTPUTS];
+    [[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
+        acc[o] = 0.0;
+    }
+    for (uint k4 = t; 4 * k4 < k; k4 += LANES) {
+        vec4 a[ROWS];
+        vec4 b[COLUMNS];
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            a[r] = load_x(first_row + r, k4);
         }
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            acc[i] += vec4(dot(a[i], b[0]), dot(a[i], b[1]), dot(a[i], b[2]), dot(a[i], b[3]));
+        [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+            b[c] = load_w(first_column + c, k4);
+        }
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+                acc[r * COLUMNS + c] += dot(a[r], b[c]);
+            }
         }
     }
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-        slices[slice * 64 + (4 * my_row + i) * 4 + my_column] = acc[i];
+    [[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
+        partial[t * LINE + o] = acc[o];
     }
     barrier();
-    // 64 vectors to sum; the invocations of the first four slices take one each.
-    for (uint v = t; v < 64; v += LOCAL_X) {
-        vec4 total = slices[v];
-        for (uint other = 1; other < SLICES; other++) {
-            total += slices[other * 64 + v];
+    // Each invocation sums one output over OUTPUTS lanes; the sums land on the first lane of those.
+    uint mine = t % OUTPUTS;
+    uint group = t / OUTPUTS * OUTPUTS;
+    float total = 0.0;
+    for (uint lane = group; lane < min(group + OUTPUTS, LANES); lane++) {
+        total += partial[lane * LINE + mine];
+    }
+    barrier();
+    partial[group * LINE + mine] = total;
+    barrier();
+    if (t < OUTPUTS / 4) {
+        vec4 sums = vec4(0.0);
+        for (uint lane = 0; lane < LANES; lane += OUTPUTS) {
+            [[unroll]] for (uint i = 0; i < 4; i++) {
+                sums[i] += partial[lane * LINE + 4 * t + i];
+            }
         }
-        finish(first_row + v / 4, first_column + 4 * (v % 4), total);
+        finish(first_row + 4 * t / COLUMNS, first_column + 4 * t % COLUMNS, sums);
     }
 #if HAS_NORM_WEIGHT
-    finish_rows(gl_WorkGroupID.x, first_row, 16, gl_NumWorkGroups.y);
+    finish_rows(gl_WorkGroupID.x, first_row, ROWS, gl_NumWorkGroups.y);
 #endif
 }

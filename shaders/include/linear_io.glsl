@@ -144,18 +144,22 @@ shared uint arrived;
 shared float team_sums[LOCAL_X];
 
 // Sum over the TEAM invocations that share a row.
-const uint TEAM = 32;
+const uint TEAM = LOCAL_X < 32 ? LOCAL_X : 32;
+const uint TEAMS = LOCAL_X / TEAM;
+const uint ROW_ITEMS = (N_OUT + TEAM - 1) / TEAM;
 float team_sum(float value) {
     uint t = gl_LocalInvocationID.x;
     uint lane = t % TEAM;
     barrier();
     team_sums[t] = value;
     barrier();
-    [[unroll]] for (uint live = TEAM / 2; live > 0; live /= 2) {
-        if (lane < live) {
-            team_sums[t] += team_sums[t + live];
+    for (uint live = TEAM; live > 1;) {
+        uint half_up = (live + 1) / 2;
+        if (lane + half_up < live && t + half_up < LOCAL_X) {
+            team_sums[t] += team_sums[t + half_up];
         }
         barrier();
+        live = half_up;
     }
     return team_sums[t - lane];
 }
@@ -174,26 +178,37 @@ void finish_rows(uint block, uint first, uint count, uint arrivals) {
     memoryBarrierBuffer();
     uint n_out = n / GATES;
     uint lane = gl_LocalInvocationID.x % TEAM;
-    for (uint r = gl_LocalInvocationID.x / TEAM; r < count; r += LOCAL_X / TEAM) {
+    uint team = gl_LocalInvocationID.x / TEAM;
+    for (uint r0 = 0; r0 < count; r0 += TEAMS) {
+        uint r = r0 + team;
         uint row = min(first + r, m - 1);
+        // The row goes into registers with all of its loads in flight at once.
+        float items[ROW_ITEMS];
         float total = 0.0;
-        for (uint j = lane; j < n_out; j += TEAM) {
-            total += float(before_norm[row * n_out + j]);
+        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+            uint j = i * TEAM + lane;
+            items[i] = j < n_out ? float(before_norm[row * n_out + j]) : 0.0;
+        }
+        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+            total += items[i];
         }
         float mean = team_sum(total) / float(n_out);
         float squares = 0.0;
-        for (uint j = lane; j < n_out; j += TEAM) {
-            float d = float(before_norm[row * n_out + j]) - mean;
+        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+            float d = i * TEAM + lane < n_out ? items[i] - mean : 0.0;
             squares += d * d;
         }
         float scale = inversesqrt(team_sum(squares) / float(n_out) + eps);
-        if (first + r < m) {
-            for (uint j = lane; j < n_out; j += TEAM) {
-                float value = (float(before_norm[row * n_out + j]) - mean) * scale * norm_weight[j];
+        if (team < TEAMS && r < count && first + r < m) {
+            [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+                uint j = i * TEAM + lane;
+                if (j < n_out) {
+                    float value = (items[i] - mean) * scale * norm_weight[j];
 #if HAS_NORM_BIAS
-                value += norm_bias[j];
+                    value += norm_bias[j];
 #endif
-                y[row * n_out + j] = A(value);
+                    y[row * n_out + j] = A(value);
+                }
             }
         }
     }
