@@ -50,6 +50,7 @@ pub mod expr;
 pub mod formula;
 pub mod graph;
 pub mod ids;
+pub mod instance;
 pub mod interp;
 pub mod kernel;
 pub mod model;

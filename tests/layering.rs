@@ -37,6 +37,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "instance",
+        &[
+            "codes", "device", "diag", "graph", "ids", "kernel", "plan", "span",
+        ],
+    ),
+    (
         "interp",
         &[
             "device", "diag", "dtype", "expr", "formula", "ids", "kernel", "plan",

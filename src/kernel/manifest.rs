@@ -1,6 +1,6 @@
 //! Reads `shaders/*.ron` into [`Manifest`]s. RON text comes in through [`Sources`]; what goes out is consistent in
 //! itself: every name in an expression is known where it stands, no two ports share a name, and one variant runs
-//! on any device. Whether the shaders keep the manifest's promises is the business of [`super::check`].
+//! on any device. Whether the shaders keep the manifest's promises is the business of `kernel::check`.
 
 use std::collections::BTreeMap;
 

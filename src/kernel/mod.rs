@@ -1,10 +1,9 @@
 //! Kernels: a shader with a typed interface. `shaders/<name>.ron` is the manifest ([`Manifest`]); a graph's
-//! pass binds it to values ([`bind`]); a device's features choose a variant; `build` turns GLSL into SPIR-V;
+//! pass binds it to values ([`mod@bind`]); a device's features choose a variant; `build` turns GLSL into SPIR-V;
 //! `reflect` reads the SPIR-V back and checks that the manifest told the truth.
 
 pub mod bind;
 pub mod build;
-pub mod instance;
 pub mod manifest;
 mod scope;
 pub mod select;

@@ -37,7 +37,7 @@ Graph(
 fn what_does_not_fit_gets_a_line_for_each_item() {
     prints(
         r#"Blocks([Block(name: "b", body: [Pass(kernel: "a_long_kernel_name", in: { "x": "a_rather_long_value", "w": "another_value_here" }, out: { "y": "result" }),
-            Weight(name: "w", shape: [], dtype: "f32", from: Concat([Tensor("{w}.attention.self.query.weight"), Tensor("{w}.attention.self.a_longer_key.weight")]))])])"#,
+            Weight(name: "w", shape: [], dtype: "f32", from: Concat([Tensor("{w}.attention.self.query.weight"), Tensor("{w}.attention.self.a_much_longer_name_of_the_key.weight")]))])])"#,
         r#"
 Blocks([
     Block(name: "b", body: [
@@ -52,7 +52,7 @@ Blocks([
             dtype: "f32",
             from: Concat([
                 Tensor("{w}.attention.self.query.weight"),
-                Tensor("{w}.attention.self.a_longer_key.weight"),
+                Tensor("{w}.attention.self.a_much_longer_name_of_the_key.weight"),
             ]),
         ),
     ]),

@@ -87,11 +87,12 @@ impl Context {
                  name one with --root or GRAPHC_ROOT",
             )
         })?;
-        if is_root(root) {
+        // A folder that was named may hold kernels only, and the graph stand elsewhere.
+        if root.join("shaders").is_dir() {
             Ok(root)
         } else {
             Err(Failure::bad_input(format!(
-                "`{}` does not hold `graphs/` and `shaders/`; name another folder with --root or GRAPHC_ROOT",
+                "`{}` has no folder `shaders/`; name another root with --root or GRAPHC_ROOT",
                 root.display()
             )))
         }

@@ -4,10 +4,12 @@
 //! Exit codes: 0 done; 1 what was asked for failed (no device, a plan that is not right, a file not formatted);
 //! 2 bad input or usage (a graph with errors, an unknown flag, a file that cannot be read).
 
+#[cfg(feature = "gpu")]
 mod bench;
 mod check;
 mod compile;
 mod context;
+#[cfg(feature = "gpu")]
 mod devices;
 #[cfg(feature = "gpu")]
 mod embed;
@@ -62,8 +64,10 @@ enum Command {
     /// Explain an error code
     Explain(explain::Args),
     /// List the Vulkan devices and what each lacks
+    #[cfg(feature = "gpu")]
     Devices(devices::Args),
     /// Measure forward passes
+    #[cfg(feature = "gpu")]
     Bench(bench::Args),
     /// Print a shell's completion script
     Completions(manual::CompletionsArgs),
@@ -82,7 +86,9 @@ fn main() -> ExitCode {
         Command::Fmt(args) => fmt::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
         Command::Explain(args) => explain::run(args, &context),
+        #[cfg(feature = "gpu")]
         Command::Devices(args) => devices::run(args, &context),
+        #[cfg(feature = "gpu")]
         Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::build::{BuildRequest, Builder, flatten};
-use super::select::{Selected, select};
-use super::{Access, Library, Manifest};
+use crate::kernel::build::{BuildRequest, Builder, flatten};
+use crate::kernel::select::{Selected, select};
+use crate::kernel::{Access, Library, Manifest};
 use crate::codes::kernel as codes;
 use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
