@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::kernel::build::{BuildRequest, Builder, flatten};
-use crate::kernel::select::{Selected, select};
-use crate::kernel::{Access, Library, Manifest};
 use crate::codes::kernel as codes;
 use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::{Graph, Pass};
 use crate::ids::{IdVec, KernelId, PassId};
+use crate::kernel::build::{BuildRequest, Builder, flatten};
+use crate::kernel::select::{Selected, select};
+use crate::kernel::{Access, Library, Manifest};
 use crate::plan::Kernel;
 use crate::plan::lower::Lowered;
 use crate::span::Sources;
