@@ -52,11 +52,45 @@ fn bench_measures_a_plan_file() {
     assert!(number("/gpu_ms/median") <= number("/gpu_ms/p95"));
     assert_eq!(figures["steps"].as_array().unwrap().len(), 5);
 
+    // Wall time comes from other forwards than GPU time.
+    let beyond = number("/wall_ms/median") - number("/gpu_ms/median");
+    assert!((number("/wall_beyond_gpu_ms") - beyond).abs() < 1e-9);
+
     let bad = graphc(&["bench", file, "--device", "no such"]);
     assert_eq!(bad.status.code(), Some(1));
     let text = String::from_utf8_lossy(&bad.stderr);
     assert!(
-        text.contains("[G0703] no device matches `no such`"),
+        text.contains("no device matches `no such`") && text.contains("explain G0703"),
         "{text}"
     );
+}
+
+#[test]
+fn bench_compiles_a_graph_for_several_entries() {
+    let mut args = vec!["bench", "graphs/models/bert.ron", "--json", "--runs", "2"];
+    let sizes = [
+        "layers=1",
+        "d_model=16",
+        "d_ff=32",
+        "heads=2",
+        "vocab=30",
+        "max_positions=16",
+    ];
+    sizes.iter().for_each(|size| args.extend(["--set", size]));
+    args.extend(["--no-fusion", "all"]);
+    args.extend(["--entry", "batch=2,seq=8", "--entry", "batch=1,seq=4"]);
+    let figures = json(&args);
+    let names: Vec<_> = figures
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["entry"])
+        .collect();
+    assert_eq!(names, ["batch=2,seq=8", "batch=1,seq=4"]);
+    for one in figures.as_array().unwrap() {
+        assert_eq!(one["submits"], 1);
+        assert!(one["passes"].as_u64() > Some(5));
+        assert!(one["tokens_per_s"].as_f64() > Some(0.0));
+        assert_eq!(one["random_weights"], true);
+    }
 }

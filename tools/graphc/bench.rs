@@ -1,362 +1,321 @@
 //! `graphc bench`: what a forward pass takes, on the device and on the clock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use graphc::compile::{Job, compile};
+use graphc::diag::Diagnostics;
+use graphc::model::metadata::ModelMetadata;
 use graphc::plan::{Entry, Plan, codec};
-use graphc::run::{EntryId, Output, Progress, RunError, Session, SessionOptions, Timing};
+use graphc::run::{RunError, Session, SessionOptions};
+use graphc::span::SourceMap;
+use graphc::vk::device::describe;
 use graphc::weights::{RandomWeights, Weights};
 use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
-
-/// Forwards before anything is measured: clocks rise, caches fill, entries are recorded.
-const WARM_UP: usize = 5;
-/// Seed of made-up weights and token ids, so that two runs measure the same work.
-const SEED: u64 = 1;
+use crate::measure::{Figures, SEED, measure, spread};
+use crate::request::{EntryArg, GraphArgs};
+use crate::{model, output, request};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    graphc bench --model minilm --entry batch=1,seq=32 --entry batch=32,seq=128 --dtype f16\n  \
+    graphc bench graphs/models/bert.ron --set layers=2 --set d_model=64 ... --entry batch=4,seq=16\n  \
+    graphc bench minilm.plan --json")]
 pub struct Args {
-    /// Plan to run with made-up weights of its real shapes (`graphc compile -o FILE` makes one)
-    #[arg(value_name = "FILE.plan")]
-    plan: PathBuf,
-    /// Entries to measure, by name [default: all of the plan]
-    #[arg(long = "entry", value_name = "batch=32,seq=512")]
-    entry: Vec<String>,
-    /// Forwards that are measured for each entry
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    runs: u32,
+    /// Graph file, or a plan that `graphc compile -o` made [default: the graph that accepts the model]
+    #[arg(value_name = "GRAPH.ron|FILE.plan", required_unless_present = "model")]
+    file: Option<PathBuf>,
+    /// Model folder, or hf:org/name from the local Hugging Face cache; without it, weights are made up
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// A shape: dimensions, or the name of an entry [repeatable; default: all of a plan, else batch=1,seq=32]
+    #[arg(long = "entry", value_name = "batch=32,seq=512", value_parser = request::entry)]
+    entry: Vec<EntryArg>,
+    /// Element type of activations and weights [default: the graph's]
+    #[arg(long, value_name = "TYPE", env = "GRAPHC_DTYPE", hide_env_values = true, value_parser = ["f32", "f16"])]
+    dtype: Option<String>,
     /// Device: a number, a part of the name, or a UUID (see `graphc devices`)
     #[arg(
         long,
-        value_name = "DEVICE",
+        value_name = "N|NAME|UUID",
         env = "GRAPHC_DEVICE",
         hide_env_values = true
     )]
     device: Option<String>,
+    /// Forwards that are measured for each entry and each way of running
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    runs: u32,
+    /// Make weights up although there is a model: its shapes without its numbers
+    #[arg(long)]
+    random_weights: bool,
+    /// Give a parameter of the graph a value; wins over the model [repeatable]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = request::setting)]
+    set: Vec<(String, String)>,
+    /// Switch a fusion rule off; `all` switches every rule off [repeatable]
+    #[arg(long = "no-fusion", value_name = "RULE")]
+    no_fusion: Vec<String>,
+    /// Longest time one submit should take [default: the device's profile says]
+    #[arg(long, value_name = "MS", value_parser = request::positive)]
+    max_submit_ms: Option<f64>,
     /// Also list what each step of the recording takes
     #[arg(long)]
     steps: bool,
-    /// Print JSON
+    /// Print one JSON object for each entry, in a list
     #[arg(long)]
     json: bool,
 }
 
 /// Measures.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let shown = args.plan.display();
-    let bytes = std::fs::read(&args.plan)
-        .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
-    let plan = codec::decode(&bytes)
-        .map_err(|error| Failure::bad_input(format!("cannot use `{shown}`: {error}")))?;
-    let plan = Arc::new(plan);
-    let mut session = open(&args, context, &plan)?;
-    let names: Vec<String> = if args.entry.is_empty() {
-        plan.entries
-            .iter()
-            .map(|entry| entry.name.clone())
-            .collect()
-    } else {
-        args.entry.clone()
+    let folder = args.model.as_deref().map(|name| model::folder(name, false));
+    let folder = folder.transpose()?;
+    let plan = match &args.file {
+        Some(file) if file.extension().is_none_or(|ending| ending != "ron") => read(&args, file)?,
+        _ => compiled(&args, folder.as_deref(), context)?,
     };
-    let mut lines = Vec::new();
-    for name in &names {
-        let entry = session.entry(name).map_err(failed)?;
-        let figures = measure(&mut session, &plan, entry, name, args.runs).map_err(failed)?;
-        let steps = if args.steps {
-            step_times(&mut session, &plan, entry, name).map_err(failed)?
-        } else {
-            Vec::new()
-        };
-        lines.push(figures.json(&session, &plan, name, &steps));
-        if !args.json {
-            output::print(&figures.text(&session, name, &steps))?;
-        }
+    let chosen = chosen(&args, &plan)?;
+    let plan = Arc::new(plan);
+    let weights = match &folder {
+        Some(folder) if !args.random_weights => model::packed(folder, &plan, context)?,
+        _ => Weights::Random(RandomWeights::new(SEED)),
+    };
+    let options = SessionOptions {
+        device: args.device.clone(),
+        ..SessionOptions::from_env()
+    };
+    let mut session = model::open(options, Arc::clone(&plan), &weights, context)?;
+    let device = session.device();
+    let random = if matches!(weights, Weights::Random(_)) {
+        ", made-up weights"
+    } else {
+        ""
+    };
+    if !args.json {
+        let (name, driver) = (&device.name, &device.driver);
+        output::print(&format!(
+            "{} on {name} ({driver}){random}, {} runs; times in ms, median and p95\n{HEAD}\n",
+            plan.graph, args.runs
+        ))?;
     }
+    let bar = context.bar(chosen.len() as u64, "measuring");
+    let mut objects = Vec::new();
+    for index in chosen {
+        let figures = measure(&mut session, &plan, index, args.runs, args.steps).map_err(failed)?;
+        let row = Row::new(&plan.entries[index], &figures);
+        if args.json {
+            objects.push(row.json(&session, &plan, &weights));
+        } else {
+            bar.suspend(|| output::print(&row.text()))?;
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
     if args.json {
-        let text = serde_json::to_string_pretty(&lines).map_err(Failure::failed)?;
+        let text = serde_json::to_string_pretty(&objects).map_err(Failure::failed)?;
         output::print(&format!("{text}\n"))?;
     }
     Ok(())
 }
 
 fn failed(error: RunError) -> Failure {
-    Failure::failed(format!("[{}] {error}", error.code().0))
+    Failure::coded(error.code(), &error)
 }
 
-fn open(args: &Args, context: &Context, plan: &Arc<Plan>) -> Result<Session, Failure> {
-    let options = SessionOptions {
-        device: args.device.clone(),
-        pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
-        timing: Timing::Ends,
-        ..SessionOptions::from_env()
-    };
-    let weights = Weights::Random(RandomWeights::new(SEED));
-    let of = Arc::clone(plan);
-    let mut source = |index: usize, _: &graphc::plan::Weight, start: u64, into: &mut [u8]| {
-        weights
-            .write(&of, index, start, into)
-            .map_err(|error| Box::new(error).into())
-    };
-    let weight_bar = context.byte_bar(0, "weights");
-    let kernel_bar = context.bar(0, "kernels");
-    let mut progress = |progress| {
-        let (bar, done, total) = match progress {
-            Progress::Weights { done, total } => (&weight_bar, done, total),
-            Progress::Pipelines { done, total } => (&kernel_bar, done, total),
-        };
-        bar.set_length(total);
-        bar.set_position(done);
-    };
-    let session = Session::open(options, Arc::clone(plan), &mut source, &mut progress);
-    weight_bar.finish_and_clear();
-    kernel_bar.finish_and_clear();
-    let session = session.map_err(failed)?;
-    context.say(&format!("device: {}", session.device().line().trim()));
-    session.notes().iter().for_each(|note| context.say(note));
-    Ok(session)
+/// A plan file. What only the compiler can do was done when it was made.
+fn read(args: &Args, file: &Path) -> Result<Plan, Failure> {
+    let shown = file.display();
+    let late = [
+        ("--set", !args.set.is_empty()),
+        ("--no-fusion", !args.no_fusion.is_empty()),
+        ("--max-submit-ms", args.max_submit_ms.is_some()),
+    ];
+    if let Some((flag, _)) = late.iter().find(|(_, given)| *given) {
+        return Err(Failure::bad_input(format!(
+            "`{shown}` is compiled already, {flag} comes too late; give it to `graphc compile`, or bench the graph"
+        )));
+    }
+    let bytes = std::fs::read(file)
+        .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
+    codec::decode(&bytes)
+        .map_err(|error| Failure::bad_input(format!("cannot use `{shown}`: {error}")))
 }
 
-/// What was measured, each in run order.
-struct Figures {
-    /// On the device, from the first command to the last; empty if its queue has no timestamps.
-    gpu: Vec<Duration>,
-    /// From before the inputs are written until the result can be read, in a recording without timestamps.
-    wall: Vec<Duration>,
-    /// Wall time less GPU time of the same forward.
-    beyond: Vec<Duration>,
-    /// Wall time of a forward when two are in flight.
-    overlapped: Duration,
+/// A plan for the device, made now.
+fn compiled(args: &Args, folder: Option<&Path>, context: &Context) -> Result<Plan, Failure> {
+    let (sources, graph) = match (&args.file, folder) {
+        (Some(file), _) => context.graph(file)?,
+        (None, folder) => {
+            let sources = context.sources()?;
+            let metadata =
+                ModelMetadata::open(folder.unwrap_or(Path::new(""))).map_err(|error| {
+                    let found = Diagnostics::from(error.diagnostic());
+                    Failure::Diagnosed(found, SourceMap::default())
+                })?;
+            let graph = model::graph_of(&metadata, &sources)?;
+            (sources, graph)
+        }
+    };
+    let entry = if args.entry.is_empty() {
+        let dims = [("batch", 1), ("seq", 32)];
+        vec![EntryArg::Dims(
+            dims.map(|(name, size)| (name.into(), size)).into(),
+        )]
+    } else {
+        args.entry.clone()
+    };
+    let wanted = GraphArgs {
+        graph: PathBuf::from(&graph),
+        model: folder.map(Path::to_path_buf),
+        set: args.set.clone(),
+        entry,
+        dtype: args.dtype.clone(),
+        no_fusion: args.no_fusion.clone(),
+    };
+    let requests = wanted.requests()?;
+    let info =
+        describe(args.device.as_deref()).map_err(|error| Failure::coded(error.code(), &error))?;
+    let profile = model::tuned(&info, &sources)?;
+    let builder = model::builder(context)?;
+    let job = Job {
+        fusion: wanted.fusion(),
+        builder: Some(&*builder),
+        max_submit_ms: args.max_submit_ms.or(profile.max_submit_ms),
+        ..Job::new(&graph, &sources, &profile, &requests)
+    };
+    let mut map = SourceMap::default();
+    let compiled = match compile(&job, &mut map) {
+        Ok(compiled) => compiled,
+        Err(found) => return Err(Failure::Diagnosed(found, map)),
+    };
+    let mut warnings = Diagnostics::default();
+    compiled
+        .warnings
+        .into_iter()
+        .for_each(|warning| warnings.push(warning));
+    context.warn(&warnings, &map);
+    Ok(compiled.plan)
+}
+
+/// Places of the entries to measure: those asked for in that order, or all.
+fn chosen(args: &Args, plan: &Plan) -> Result<Vec<usize>, Failure> {
+    if args.entry.is_empty() {
+        return Ok((0..plan.entries.len()).collect());
+    }
+    let fits = |entry: &Entry, wanted: &EntryArg| match wanted {
+        EntryArg::Named(name) => entry.name == *name,
+        EntryArg::Dims(dims) => dims
+            .iter()
+            .all(|(name, size)| entry.dims.get(name) == Some(size)),
+    };
+    let place = |wanted: &EntryArg| {
+        let found = plan.entries.iter().position(|entry| fits(entry, wanted));
+        found.ok_or_else(|| {
+            let has: Vec<&str> = plan.entries.iter().map(|entry| &*entry.name).collect();
+            Failure::bad_input(format!(
+                "the plan has no entry `{wanted}`; it has {}",
+                has.join(" and ")
+            ))
+        })
+    };
+    args.entry.iter().map(place).collect()
+}
+
+const HEAD: &str = "entry                     GPU          (p95)    wall         (p95)    beyond GPU   \
+     sequences/s     tokens/s  overlapped t/s  passes submits";
+
+/// An entry's figures, ready to print.
+struct Row<'a> {
+    entry: &'a Entry,
+    figures: &'a Figures,
     sequences: f64,
     tokens: f64,
+    /// Seconds of one forward: alone, and with two in flight.
+    alone: f64,
+    overlapped: f64,
+    /// Milliseconds of the median wall time over the median GPU time.
+    beyond: Option<f64>,
 }
 
-fn measure(
-    session: &mut Session,
-    plan: &Plan,
-    entry: EntryId,
-    name: &str,
-    runs: u32,
-) -> Result<Figures, RunError> {
-    let info = plan.entries.iter().find(|info| info.name == name);
-    let size = |dim: &str| {
-        let found = info.and_then(|info| info.dims.get(dim).copied());
-        found.unwrap_or(1).max(1) as f64
-    };
-    let inputs = info.map(|info| inputs(plan, info)).unwrap_or_default();
-    let mut figures = Figures {
-        gpu: Vec::new(),
-        wall: Vec::new(),
-        beyond: Vec::new(),
-        overlapped: Duration::ZERO,
-        sequences: size("batch"),
-        tokens: size("batch") * size("seq"),
-    };
-    session.set_timing(Timing::Ends)?;
-    for run in 0..WARM_UP + runs as usize {
-        let start = Instant::now();
-        let output = forward(session, entry, &inputs)?;
-        let wall = start.elapsed();
-        let gpu = output.timestamps()?.last().copied();
-        if let Some(gpu) = gpu.filter(|_| run >= WARM_UP) {
-            let gpu = Duration::from_secs_f64(gpu.max(0.0) * 1e-9);
-            figures.gpu.push(gpu);
-            figures.beyond.push(wall.saturating_sub(gpu));
+impl<'a> Row<'a> {
+    fn new(entry: &'a Entry, figures: &'a Figures) -> Self {
+        let size = |dim: &str| entry.dims.get(dim).copied().unwrap_or(1).max(1) as f64;
+        let alone = spread(&figures.wall).map_or(f64::NAN, |wall| wall.median.as_secs_f64());
+        let gpu = spread(&figures.gpu).map(|gpu| gpu.median.as_secs_f64());
+        Self {
+            entry,
+            figures,
+            sequences: size("batch"),
+            tokens: size("batch") * size("seq"),
+            alone,
+            overlapped: figures.overlapped.as_secs_f64(),
+            beyond: gpu.map(|gpu| (alone - gpu) * 1e3),
         }
     }
-    session.set_timing(Timing::Off)?;
-    for run in 0..WARM_UP + runs as usize {
-        let start = Instant::now();
-        forward(session, entry, &inputs)?;
-        if run >= WARM_UP {
-            figures.wall.push(start.elapsed());
-        }
-    }
-    let start = Instant::now();
-    let mut before = None;
-    for _ in 0..runs {
-        let ticket = submit(session, entry, &inputs)?;
-        if let Some(ticket) = before.replace(ticket) {
-            session.wait(ticket)?;
-        }
-    }
-    if let Some(ticket) = before {
-        session.wait(ticket)?;
-    }
-    figures.overlapped = start.elapsed() / runs;
-    Ok(figures)
-}
 
-/// Time of each step of the entry in nanoseconds, from one forward after warming up.
-fn step_times(
-    session: &mut Session,
-    plan: &Plan,
-    entry: EntryId,
-    name: &str,
-) -> Result<Vec<(String, f64)>, RunError> {
-    let Some(info) = plan.entries.iter().find(|info| info.name == name) else {
-        return Ok(Vec::new());
-    };
-    let inputs = inputs(plan, info);
-    session.set_timing(Timing::Steps)?;
-    let mut stamps = Vec::new();
-    for _ in 0..WARM_UP {
-        stamps = forward(session, entry, &inputs)?.timestamps()?;
-    }
-    let names = info.steps.iter().map(|step| match step {
-        graphc::plan::Step::Dispatch(pass) => info.passes[*pass].path.clone(),
-        graphc::plan::Step::Barrier(barrier) => format!("({barrier:?} barrier)"),
-        graphc::plan::Step::Cut => "(cut)".into(),
-    });
-    let times = stamps.windows(2).map(|pair| pair[1] - pair[0]);
-    Ok(names.zip(times).collect())
-}
-
-fn forward<'s>(
-    session: &'s mut Session,
-    entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
-) -> Result<Output<'s>, RunError> {
-    let ticket = submit(session, entry, inputs)?;
-    session.wait(ticket)
-}
-
-fn submit(
-    session: &mut Session,
-    entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
-) -> Result<graphc::run::Ticket, RunError> {
-    let mut slot = session.begin(entry)?;
-    for (name, words) in inputs {
-        slot.input::<u32>(name)?.copy_from_slice(words);
-    }
-    slot.submit()
-}
-
-/// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.
-fn inputs(plan: &Plan, entry: &Entry) -> Vec<(String, Vec<u32>)> {
-    let dim = |name: &str| {
-        let found = entry
-            .dims
-            .get(name)
-            .and_then(|size| u32::try_from(*size).ok());
-        found.unwrap_or(1).max(1)
-    };
-    let seq = dim("seq");
-    let vocab = plan.params.get("vocab").and_then(|value| value.as_int());
-    let vocab = vocab
-        .and_then(|vocab| u32::try_from(vocab).ok())
-        .unwrap_or(1)
-        .max(1);
-    let mut state = SEED;
-    let mut random = move || {
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    };
-    entry
-        .inputs
-        .iter()
-        .map(|id| {
-            let tensor = &entry.tensors[*id];
-            let words = u32::try_from(tensor.bytes / 4).unwrap_or(0);
-            let word = |at: u32| match tensor.name.as_str() {
-                "positions" => at % seq,
-                "spans" if at.is_multiple_of(2) => at / 2 * seq,
-                "spans" => seq,
-                _ => (random() % u64::from(vocab)) as u32,
-            };
-            (tensor.name.clone(), (0..words).map(word).collect())
-        })
-        .collect()
-}
-
-/// The median and the 95th percentile, in milliseconds.
-fn spread(times: &[Duration]) -> Option<(f64, f64)> {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let at = |part: f64| {
-        let index = ((sorted.len() as f64 * part).ceil() as usize).saturating_sub(1);
-        sorted.get(index).map(|time| time.as_secs_f64() * 1e3)
-    };
-    Some((at(0.5)?, at(0.95)?))
-}
-
-impl Figures {
-    fn json(
-        &self,
-        session: &Session,
-        plan: &Plan,
-        name: &str,
-        steps: &[(String, f64)],
-    ) -> serde_json::Value {
-        let of = |times: &[Duration]| {
-            spread(times).map(|(median, p95)| json!({ "median": median, "p95": p95 }))
+    fn json(&self, session: &Session, plan: &Plan, weights: &Weights) -> serde_json::Value {
+        let of = |times| {
+            spread(times).map(|spread| {
+                json!({
+                    "median": spread.median.as_secs_f64() * 1e3,
+                    "p95": spread.p95.as_secs_f64() * 1e3,
+                })
+            })
         };
-        let wall = spread(&self.wall).map_or(f64::INFINITY, |(median, _)| median / 1e3);
-        let overlapped = self.overlapped.as_secs_f64();
-        let stats = plan.entries.iter().find(|entry| entry.name == name);
-        let stats = stats.map(|entry| &entry.stats);
+        let steps = self.figures.steps.iter();
         let steps: Vec<_> = steps
-            .iter()
-            .map(|(step, ns)| json!({ "step": step, "us": ns / 1e3 }))
+            .map(|(step, time)| json!({ "step": step, "us": time.as_secs_f64() * 1e6 }))
             .collect();
         json!({
             "graph": plan.graph,
-            "entry": name,
+            "entry": self.entry.name,
             "profile": plan.profile,
             "device": session.device().name,
             "driver": session.device().driver,
-            "runs": self.wall.len(),
-            "gpu_ms": of(&self.gpu),
-            "wall_ms": of(&self.wall),
-            "wall_beyond_gpu_ms": of(&self.beyond),
-            "sequences_per_s": self.sequences / wall,
-            "tokens_per_s": self.tokens / wall,
-            "overlapped_ms": overlapped * 1e3,
-            "overlapped_tokens_per_s": self.tokens / overlapped,
-            "submits": stats.map(|stats| stats.submits),
-            "passes": stats.map(|stats| stats.passes),
-            "waves": stats.map(|stats| stats.waves),
+            "random_weights": matches!(weights, Weights::Random(_)),
+            "runs": self.figures.wall.len(),
+            "gpu_ms": of(&self.figures.gpu),
+            "wall_ms": of(&self.figures.wall),
+            "wall_beyond_gpu_ms": self.beyond,
+            "wall_with_timestamps_ms": of(&self.figures.timed_wall),
+            "sequences_per_s": self.sequences / self.alone,
+            "tokens_per_s": self.tokens / self.alone,
+            "overlapped_ms": self.overlapped * 1e3,
+            "overlapped_sequences_per_s": self.sequences / self.overlapped,
+            "overlapped_tokens_per_s": self.tokens / self.overlapped,
+            "submits": self.entry.stats.submits,
+            "passes": self.entry.stats.passes,
+            "waves": self.entry.stats.waves,
             "steps": steps,
         })
     }
 
-    fn text(&self, session: &Session, name: &str, steps: &[(String, f64)]) -> String {
-        let mut text = format!(
-            "{name} on {}, {} runs\n",
-            session.device().name,
-            self.wall.len()
-        );
-        let mut line = |what: &str, times: &[Duration]| {
-            text += &match spread(times) {
-                Some((median, p95)) => {
-                    format!("  {what:<22}{median:>10.4} ms median {p95:>10.4} ms p95\n")
-                }
-                None => format!("  {what:<22}the device has no timestamps\n"),
-            };
+    fn text(&self) -> String {
+        let of = |times| match spread(times) {
+            Some(spread) => {
+                let [median, p95] =
+                    [spread.median, spread.p95].map(|time| time.as_secs_f64() * 1e3);
+                format!("{median:<12.4} ({p95:.3})")
+            }
+            None => "none".into(),
         };
-        line("GPU", &self.gpu);
-        line("wall", &self.wall);
-        line("wall beyond GPU", &self.beyond);
-        let rate = |time: f64| (self.sequences / time, self.tokens / time);
-        let wall = spread(&self.wall).map_or(f64::INFINITY, |(median, _)| median / 1e3);
-        for (what, time) in [
-            ("one at a time", wall),
-            ("two in flight", self.overlapped.as_secs_f64()),
-        ] {
-            let (sequences, tokens) = rate(time);
-            text += &format!("  {what:<22}{sequences:>10.1} sequences/s {tokens:>12.0} tokens/s\n");
-        }
-        for (step, ns) in steps {
-            text += &format!("  {:>10.2} us  {step}\n", ns / 1e3);
+        let beyond = self.beyond.map_or("none".into(), |ms| format!("{ms:.4}"));
+        let mut text = format!(
+            "{:<25} {:<21} {:<21} {beyond:<12} {:>11.1} {:>12.0} {:>15.0} {:>7} {:>7}\n",
+            self.entry.name,
+            of(&self.figures.gpu),
+            of(&self.figures.wall),
+            self.sequences / self.alone,
+            self.tokens / self.alone,
+            self.tokens / self.overlapped,
+            self.entry.stats.passes,
+            self.entry.stats.submits,
+        );
+        for (step, time) in &self.figures.steps {
+            text += &format!("  {:>10.2} us  {step}\n", time.as_secs_f64() * 1e6);
         }
         text
     }

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Longest time one submit should take; the plan is cut into several where needed
-    #[arg(long, value_name = "MS", value_parser = positive)]
+    #[arg(long, value_name = "MS", value_parser = crate::request::positive)]
     max_submit_ms: Option<f64>,
     /// Do not build shaders: the plan can be studied but not run
     #[arg(long, conflicts_with = "output")]
@@ -156,11 +156,4 @@ fn shader_builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
         context.cache_dir()?.join("spirv"),
         inner,
     )))
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err("expected a positive number of milliseconds".into()),
-    }
 }

@@ -18,6 +18,8 @@ mod failure;
 mod fmt;
 mod manual;
 #[cfg(feature = "gpu")]
+mod measure;
+#[cfg(feature = "gpu")]
 mod model;
 mod output;
 mod request;

@@ -2,7 +2,7 @@
 //! that run one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use graphc::compile::{Job, compile};
@@ -74,17 +74,14 @@ pub struct Model {
 impl Model {
     /// Finds the folder, its graph and the device.
     pub fn open(args: &ModelArgs, context: &Context) -> Result<Self, Failure> {
-        let folder = folder(args)?;
+        let folder = folder(&args.model, args.download)?;
         let metadata =
             ModelMetadata::open(&folder).map_err(|error| diagnosed(error.diagnostic()))?;
         let (sources, graph) = match &args.graph {
             Some(file) => context.graph(file)?,
             None => {
                 let sources = context.sources()?;
-                let graph = metadata
-                    .model_type()
-                    .and_then(|name| find_graph(name, &sources, "graphs/models"))
-                    .map_err(|error| diagnosed(error.diagnostic()))?;
+                let graph = graph_of(&metadata, &sources)?;
                 (sources, graph)
             }
         };
@@ -205,68 +202,92 @@ impl Model {
 
     /// Packs the weights, opens the device and loads them.
     pub fn open_session(&self, plan: Plan, context: &Context) -> Result<SessionRunner, Failure> {
-        let weight_failure = |error: graphc::weights::WeightError| diagnosed(error.diagnostic());
-        let checkpoint = Checkpoint::open(&self.metadata.folder).map_err(weight_failure)?;
-        let bar = context.byte_bar(0, "packing weights");
-        let plan = Arc::new(plan);
-        let packed = PackedWeights::open_or_pack(
-            &plan,
-            &checkpoint,
-            &PackOptions::default(),
-            &mut |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            },
-        )
-        .map_err(weight_failure)?;
-        bar.finish_and_clear();
-        packed.notes.iter().for_each(|note| context.say(note));
-        for lossy in &packed.lossy {
-            context.say(&format!(
-                "warning: weight `{}` lost values: {:?}",
-                lossy.weight, lossy.losses
-            ));
-        }
-
+        let weights = packed(&self.metadata.folder, &plan, context)?;
         let options = SessionOptions {
             device: self.device.clone(),
-            pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
             ..SessionOptions::from_env()
         };
-        let bar = context.byte_bar(0, "loading weights");
-        let weights = Weights::Packed(packed);
-        let of = Arc::clone(&plan);
-        let mut fill = |index: usize, _: &graphc::plan::Weight, start: u64, into: &mut [u8]| {
-            Ok(weights.write(&of, index, start, into)?)
-        };
-        let session = Session::open(options, plan, &mut fill, &mut |progress| {
-            if let Progress::Weights { done, total } = progress {
-                bar.set_length(total);
-                bar.set_position(done);
-            }
-        })
-        .map_err(|error| Failure::coded(error.code(), &error))?;
-        bar.finish_and_clear();
-        session.notes().iter().for_each(|note| context.say(note));
-        Ok(SessionRunner::new(session))
+        open(options, Arc::new(plan), &weights, context).map(SessionRunner::new)
     }
 }
 
+/// The weights of the model in `folder` as `plan` wants them, from its cache file or packed now.
+pub fn packed(folder: &Path, plan: &Plan, context: &Context) -> Result<Weights, Failure> {
+    let weight_failure = |error: graphc::weights::WeightError| diagnosed(error.diagnostic());
+    let checkpoint = Checkpoint::open(folder).map_err(weight_failure)?;
+    let bar = context.byte_bar(0, "packing weights");
+    let options = PackOptions::default();
+    let packed = PackedWeights::open_or_pack(plan, &checkpoint, &options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let packed = packed.map_err(weight_failure)?;
+    packed.notes.iter().for_each(|note| context.say(note));
+    for lossy in &packed.lossy {
+        context.say(&format!(
+            "warning: weight `{}` lost values: {:?}",
+            lossy.weight, lossy.losses
+        ));
+    }
+    Ok(Weights::Packed(packed))
+}
+
+/// Opens the device that the options name and loads the weights.
+pub fn open(
+    options: SessionOptions,
+    plan: Arc<Plan>,
+    weights: &Weights,
+    context: &Context,
+) -> Result<Session, Failure> {
+    let options = SessionOptions {
+        pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
+        ..options
+    };
+    let of = Arc::clone(&plan);
+    let mut fill = |index: usize, _: &graphc::plan::Weight, start: u64, into: &mut [u8]| {
+        Ok(weights.write(&of, index, start, into)?)
+    };
+    let weight_bar = context.byte_bar(0, "loading weights");
+    let kernel_bar = context.bar(0, "compiling kernels");
+    let session = Session::open(options, plan, &mut fill, &mut |progress| {
+        let (bar, done, total) = match progress {
+            Progress::Weights { done, total } => (&weight_bar, done, total),
+            Progress::Pipelines { done, total } => (&kernel_bar, done, total),
+        };
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    weight_bar.finish_and_clear();
+    kernel_bar.finish_and_clear();
+    let session = session.map_err(|error| Failure::coded(error.code(), &error))?;
+    session.notes().iter().for_each(|note| context.say(note));
+    Ok(session)
+}
+
+/// The graph file that accepts the model.
+pub fn graph_of(metadata: &ModelMetadata, sources: &FsSources) -> Result<String, Failure> {
+    metadata
+        .model_type()
+        .and_then(|name| find_graph(name, sources, "graphs/models"))
+        .map_err(|error| diagnosed(error.diagnostic()))
+}
+
 /// The folder that `--model` names.
-fn folder(args: &ModelArgs) -> Result<PathBuf, Failure> {
-    let Some(name) = args.model.strip_prefix("hf:") else {
-        return Ok(PathBuf::from(&args.model));
+pub fn folder(model: &str, download: bool) -> Result<PathBuf, Failure> {
+    let Some(name) = model.strip_prefix("hf:") else {
+        return Ok(PathBuf::from(model));
     };
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let found = hub::cache_folder(variable).and_then(|cache| match hub::resolve(&cache, name) {
-        Err(hub::HubError::Missing { .. }) if args.download => hub::download(&cache, name),
+        Err(hub::HubError::Missing { .. }) if download => hub::download(&cache, name),
         other => other,
     });
     found.map_err(|error| Failure::coded(graphc::codes::model::HUB, &error))
 }
 
 /// The device's own limits and features with the roofs and choices of the profile that describes it, if one does.
-fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failure> {
+pub fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failure> {
     let mut profile = info.profile.clone();
     for name in graphc::profile::names(sources) {
         let mut map = SourceMap::default();
@@ -285,7 +306,7 @@ fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failur
 
 /// The compiler of shaders behind its cache.
 #[cfg(feature = "shaderc")]
-fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+pub fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
     let inner = graphc::kernel::build::ShadercBuilder::new().map_err(Failure::failed)?;
     Ok(Box::new(CachedBuilder::new(
         context.cache_dir()?.join("spirv"),
@@ -295,7 +316,7 @@ fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
 
 /// The cache alone.
 #[cfg(not(feature = "shaderc"))]
-fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
+pub fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
     let inner = graphc::kernel::build::NoCompiler;
     Ok(Box::new(CachedBuilder::new(
         context.cache_dir()?.join("spirv"),

@@ -44,6 +44,21 @@ pub enum EntryArg {
     Dims(BTreeMap<String, i64>),
 }
 
+impl std::fmt::Display for EntryArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EntryArg::Named(name) => f.write_str(name),
+            EntryArg::Dims(dims) => {
+                let parts: Vec<String> = dims
+                    .iter()
+                    .map(|(name, size)| format!("{name}={size}"))
+                    .collect();
+                f.write_str(&parts.join(","))
+            }
+        }
+    }
+}
+
 impl GraphArgs {
     /// One request per entry; without `--entry`, one that leaves every size to the graph.
     pub fn requests(&self) -> Result<Vec<Request>, Failure> {
@@ -118,7 +133,8 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn entry(text: &str) -> Result<EntryArg, String> {
+/// What follows `--entry`.
+pub fn entry(text: &str) -> Result<EntryArg, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("expected dimensions such as batch=32,seq=512, or an entry's name".into());
@@ -143,4 +159,12 @@ fn entry(text: &str) -> Result<EntryArg, String> {
         }
     }
     Ok(EntryArg::Dims(dims))
+}
+
+/// A number of milliseconds.
+pub fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a positive number of milliseconds".into()),
+    }
 }

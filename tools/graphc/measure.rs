@@ -1,0 +1,208 @@
+//! Forwards on the clock. In: a session and one of its entries. Out: times, each in run order.
+//!
+//! Timestamps cost several microseconds a forward on some devices, so the wall time is taken from a recording
+//! without them and the GPU time from one with them; the two never share a forward.
+
+use std::time::{Duration, Instant};
+
+use graphc::plan::{Entry, Plan, Step};
+use graphc::run::{EntryId, Output, RunError, Session, Ticket, Timing};
+
+/// Forwards before anything is measured, at least: the entry is recorded, pages are touched.
+const WARM_UP_RUNS: usize = 3;
+/// Time before anything is measured, at least: clocks rise.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// Seed of made-up token ids, so that two runs measure the same work.
+pub const SEED: u64 = 1;
+
+/// What was measured.
+pub struct Figures {
+    /// From the first command to the last; empty if the queue has no timestamps.
+    pub gpu: Vec<Duration>,
+    /// From before the inputs are written until the result can be read, without timestamps.
+    pub wall: Vec<Duration>,
+    /// The same with timestamps, for the same forwards as `gpu`.
+    pub timed_wall: Vec<Duration>,
+    /// Wall time of a forward when two are in flight.
+    pub overlapped: Duration,
+    /// Time of each step of the entry, if asked for, from one forward.
+    pub steps: Vec<(String, Duration)>,
+}
+
+/// The median and the 95th percentile.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    /// Half are longer.
+    pub median: Duration,
+    /// One in twenty is longer.
+    pub p95: Duration,
+}
+
+/// The spread of these times; none if there are none.
+pub fn spread(times: &[Duration]) -> Option<Spread> {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    // The nearest rank: the smallest time that at least this part of all times does not exceed.
+    let at = |percent: usize| {
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied()
+    };
+    Some(Spread {
+        median: at(50)?,
+        p95: at(95)?,
+    })
+}
+
+/// Runs the entry at place `index` of the plan.
+pub fn measure(
+    session: &mut Session,
+    plan: &Plan,
+    index: usize,
+    runs: u32,
+    steps: bool,
+) -> Result<Figures, RunError> {
+    let info = &plan.entries[index];
+    let entry = session.entry(&info.name)?;
+    let inputs = inputs(plan, info);
+
+    session.set_timing(Timing::Off)?;
+    warm_up(session, entry, &inputs)?;
+    let mut wall = Vec::new();
+    for _ in 0..runs {
+        let start = Instant::now();
+        forward(session, entry, &inputs)?;
+        wall.push(start.elapsed());
+    }
+    let start = Instant::now();
+    let mut before = None;
+    for _ in 0..runs {
+        let ticket = submit(session, entry, &inputs)?;
+        if let Some(ticket) = before.replace(ticket) {
+            session.wait(ticket)?;
+        }
+    }
+    if let Some(ticket) = before {
+        session.wait(ticket)?;
+    }
+    let overlapped = start.elapsed() / runs.max(1);
+
+    session.set_timing(Timing::Ends)?;
+    warm_up(session, entry, &inputs)?;
+    let (mut gpu, mut timed_wall) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let start = Instant::now();
+        let output = forward(session, entry, &inputs)?;
+        timed_wall.push(start.elapsed());
+        gpu.extend(output.timestamps()?.last().map(|end| nanoseconds(*end)));
+    }
+    let steps = if steps {
+        step_times(session, info, entry, &inputs)?
+    } else {
+        Vec::new()
+    };
+    Ok(Figures {
+        gpu,
+        wall,
+        timed_wall,
+        overlapped,
+        steps,
+    })
+}
+
+fn warm_up(
+    session: &mut Session,
+    entry: EntryId,
+    inputs: &[(String, Vec<u32>)],
+) -> Result<(), RunError> {
+    let start = Instant::now();
+    let mut runs = 0;
+    while runs < WARM_UP_RUNS || start.elapsed() < WARM_UP {
+        forward(session, entry, inputs)?;
+        runs += 1;
+    }
+    Ok(())
+}
+
+fn step_times(
+    session: &mut Session,
+    info: &Entry,
+    entry: EntryId,
+    inputs: &[(String, Vec<u32>)],
+) -> Result<Vec<(String, Duration)>, RunError> {
+    session.set_timing(Timing::Steps)?;
+    warm_up(session, entry, inputs)?;
+    let stamps = forward(session, entry, inputs)?.timestamps()?;
+    let names = info.steps.iter().map(|step| match step {
+        Step::Dispatch(pass) => info.passes[*pass].path.clone(),
+        Step::Barrier(barrier) => format!("({barrier:?} barrier)"),
+        Step::Cut => "(cut)".into(),
+    });
+    let times = stamps.windows(2).map(|pair| nanoseconds(pair[1] - pair[0]));
+    Ok(names.zip(times).collect())
+}
+
+fn nanoseconds(time: f64) -> Duration {
+    Duration::from_secs_f64(time.max(0.0) * 1e-9)
+}
+
+fn forward<'s>(
+    session: &'s mut Session,
+    entry: EntryId,
+    inputs: &[(String, Vec<u32>)],
+) -> Result<Output<'s>, RunError> {
+    let ticket = submit(session, entry, inputs)?;
+    session.wait(ticket)
+}
+
+fn submit(
+    session: &mut Session,
+    entry: EntryId,
+    inputs: &[(String, Vec<u32>)],
+) -> Result<Ticket, RunError> {
+    let mut slot = session.begin(entry)?;
+    for (name, words) in inputs {
+        slot.input::<u32>(name)?.copy_from_slice(words);
+    }
+    slot.submit()
+}
+
+/// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.
+fn inputs(plan: &Plan, entry: &Entry) -> Vec<(String, Vec<u32>)> {
+    let dim = |name: &str| {
+        let found = entry
+            .dims
+            .get(name)
+            .and_then(|size| u32::try_from(*size).ok());
+        found.unwrap_or(1).max(1)
+    };
+    let seq = dim("seq");
+    let vocab = plan.params.get("vocab").and_then(|value| value.as_int());
+    let vocab = vocab
+        .and_then(|vocab| u32::try_from(vocab).ok())
+        .unwrap_or(1)
+        .max(1);
+    let mut state = SEED;
+    let mut random = move || {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    };
+    entry
+        .inputs
+        .iter()
+        .map(|id| {
+            let tensor = &entry.tensors[*id];
+            let words = u32::try_from(tensor.bytes / 4).unwrap_or(0);
+            let word = |at: u32| match tensor.name.as_str() {
+                "positions" => at % seq,
+                "spans" if at.is_multiple_of(2) => at / 2 * seq,
+                "spans" => seq,
+                _ => (random() % u64::from(vocab)) as u32,
+            };
+            (tensor.name.clone(), (0..words).map(word).collect())
+        })
+        .collect()
+}
