@@ -12,7 +12,11 @@
 #define GATES 1
 #endif
 
-#if VEC == 4
+#if VEC == 8
+// Eight 16-bit elements in one 16-byte load.
+layout(binding = BIND_X) readonly buffer In0 { uvec4 x[]; };
+layout(binding = BIND_W) readonly buffer In1 { uvec4 w[]; };
+#elif VEC == 4
 layout(binding = BIND_X) readonly buffer In0 { A4 x[]; };
 layout(binding = BIND_W) readonly buffer In1 { W4 w[]; };
 #else
@@ -48,6 +52,7 @@ layout(binding = BIND_Y) writeonly buffer Out1 { A y[]; };
 #endif
 layout(push_constant) uniform Push { uint m, n, k; float eps, rope_theta; };
 
+#if VEC != 8
 // x[row, 4 * k4 .. 4 * k4 + 4] with zeros past the edges.
 vec4 load_x(uint row, uint k4) {
     if (row >= m) {
@@ -83,6 +88,8 @@ vec4 load_w(uint column, uint k4) {
     return v;
 #endif
 }
+
+#endif
 
 float activate(float v) {
 #if ACT == ACT_RELU

@@ -1,0 +1,106 @@
+// x w^T on matrix units (KHR cooperative matrix), f16 operands and f32 sums. A workgroup of four subgroups makes a
+// 128 x 128 tile, a subgroup 64 x 64 of it as 4 x 4 fragments of 16 x 16. One stage of 32 columns of both operands is
+// in shared memory while the next one is on its way into registers: a second stage there would halve the number of
+// resident workgroups, which costs more than it hides (48 KiB a compute unit is all that Vulkan gives on the device
+// this was measured on).
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#include "include/storage.glsl"
+
+layout(local_size_x = LOCAL_X) in;
+#include "include/linear_io.glsl"
+
+const uint TILE = 128;
+const uint STEP = 32;
+const uint VECTORS = STEP / 8;
+// One padding vector a line, so that fragment loads hit different banks.
+const uint LINE = VECTORS + 1;
+const uint SHARE = TILE * VECTORS / LOCAL_X;
+shared uvec4 tile_x[TILE * LINE];
+shared uvec4 tile_w[TILE * LINE];
+// Where a subgroup lays 16 rows of its finished sums, 16 columns at a time, for the epilogue.
+const uint STAGE_LINE = 5;
+shared uvec4 stage[LOCAL_X / 32 * 16 * STAGE_LINE];
+
+uvec4 x8(uint row, uint k8) {
+    return row < m && 8 * k8 < k ? x[row * (k / 8) + k8] : uvec4(0);
+}
+
+uvec4 w8(uint column, uint k8) {
+    return column < n && 8 * k8 < k ? w[column * (k / 8) + k8] : uvec4(0);
+}
+
+void main() {
+    uint t = gl_LocalInvocationID.x;
+    uint first_row = gl_WorkGroupID.x * TILE;
+    uint first_column = gl_WorkGroupID.y * TILE;
+    uint my_row = gl_SubgroupID / 2 * 64;
+    uint my_column = gl_SubgroupID % 2 * 64;
+
+    coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> acc[4][4];
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+        [[unroll]] for (uint j = 0; j < 4; j++) {
+            acc[i][j] = coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>(0.0);
+        }
+    }
+    uvec4 next_x[SHARE];
+    uvec4 next_w[SHARE];
+    [[unroll]] for (uint i = 0; i < SHARE; i++) {
+        uint e = t + i * LOCAL_X;
+        next_x[i] = x8(first_row + e / VECTORS, e % VECTORS);
+        next_w[i] = w8(first_column + e / VECTORS, e % VECTORS);
+    }
+    for (uint k0 = 0; k0 < k; k0 += STEP) {
+        barrier();
+        [[unroll]] for (uint i = 0; i < SHARE; i++) {
+            uint e = t + i * LOCAL_X;
+            tile_x[e / VECTORS * LINE + e % VECTORS] = next_x[i];
+            tile_w[e / VECTORS * LINE + e % VECTORS] = next_w[i];
+        }
+        barrier();
+        // Past the last step these are zeros that nobody uses.
+        [[unroll]] for (uint i = 0; i < SHARE; i++) {
+            uint e = t + i * LOCAL_X;
+            uint k8 = (k0 + STEP) / 8 + e % VECTORS;
+            next_x[i] = x8(first_row + e / VECTORS, k8);
+            next_w[i] = w8(first_column + e / VECTORS, k8);
+        }
+        [[unroll]] for (uint kk = 0; kk < STEP / 16; kk++) {
+            coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a[4];
+            coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> b[4];
+            [[unroll]] for (uint i = 0; i < 4; i++) {
+                coopMatLoad(a[i], tile_x, (my_row + 16 * i) * LINE + 2 * kk, LINE, gl_CooperativeMatrixLayoutRowMajor);
+                coopMatLoad(b[i], tile_w, (my_column + 16 * i) * LINE + 2 * kk, LINE,
+                            gl_CooperativeMatrixLayoutColumnMajor);
+            }
+            [[unroll]] for (uint i = 0; i < 4; i++) {
+                [[unroll]] for (uint j = 0; j < 4; j++) {
+                    acc[i][j] = coopMatMulAdd(a[i], b[j], acc[i][j]);
+                }
+            }
+        }
+    }
+
+    // The epilogue needs to know which element is which, which a fragment does not tell: through shared memory.
+    uint base = gl_SubgroupID * 16 * STAGE_LINE;
+    uint lane = gl_SubgroupInvocationID;
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+        [[unroll]] for (uint j = 0; j < 4; j++) {
+            barrier();
+            coopMatStore(acc[i][j], stage, base, STAGE_LINE, gl_CooperativeMatrixLayoutRowMajor);
+            barrier();
+            [[unroll]] for (uint e = 0; e < 2; e++) {
+                uint row = e * 8 + lane / 4;
+                vec4 sums = uintBitsToFloat(stage[base + row * STAGE_LINE + lane % 4]);
+                finish(first_row + my_row + 16 * i + row, first_column + my_column + 16 * j + 4 * (lane % 4), sums);
+            }
+        }
+    }
+#if HAS_NORM_WEIGHT
+    finish_rows(gl_WorkGroupID.x, first_row, TILE, gl_NumWorkGroups.y);
+#endif
+}
