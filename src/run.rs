@@ -13,7 +13,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::diag::Code;
 use crate::dtype::DType;
@@ -21,11 +21,11 @@ use crate::ids::TensorId;
 use crate::plan::{Entry, Plan};
 use crate::vk::arena::{Arenas, WeightSource};
 use crate::vk::bind::Sets;
-use crate::vk::device::{Device, DeviceInfo};
+use crate::vk::device::{Device, DeviceInfo, DeviceKind};
 use crate::vk::instance::{Instance, Messages};
 use crate::vk::pipeline::Pipelines;
 use crate::vk::record::Recording;
-use crate::vk::submit::Timeline;
+use crate::vk::submit::{Patience, Timeline};
 use crate::vk::{Counters, VkError, fit};
 
 pub use crate::vk::record::Timing;
@@ -41,7 +41,8 @@ pub struct SessionOptions {
     pub labels: bool,
     /// The folder of the pipeline cache; none: compile every time.
     pub pipeline_cache: Option<PathBuf>,
-    /// How long a wait asks again and again before it blocks.
+    /// The longest a wait asks again and again before it blocks; zero on a device that computes on the CPU, where
+    /// asking would take a core from it.
     pub poll: Duration,
     /// How long a wait lasts before it is an error.
     pub time_out: Duration,
@@ -58,7 +59,7 @@ impl Default for SessionOptions {
             validation: false,
             labels: false,
             pipeline_cache: None,
-            poll: Duration::from_micros(200),
+            poll: Duration::from_millis(4),
             time_out: Duration::from_secs(120),
             staged_weights: false,
             timing: Timing::Off,
@@ -190,19 +191,27 @@ pub struct Session {
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     number: u64,
+    entry: EntryId,
+    /// What the timeline reaches when it has ended.
     value: u64,
+    /// When it was submitted.
+    start: Instant,
+    /// Whether its end was waited for.
+    landed: bool,
 }
 
 /// The recordings of an entry at both parities, and what they use.
 struct Prepared {
     recordings: [Recording; 2],
+    /// How long the last forward took that was waited for to its end.
+    lasted: Option<Duration>,
     _sets: Sets,
 }
 
 impl Session {
     /// Opens a device, makes everything the plan needs on it and fills the weights.
     pub fn open(
-        options: SessionOptions,
+        mut options: SessionOptions,
         plan: Arc<Plan>,
         weights: &mut dyn WeightSource,
         progress: &mut dyn FnMut(Progress),
@@ -212,6 +221,9 @@ impl Session {
         let instance = Instance::new(options.validation, options.labels)?;
         let device = Device::open(&instance, options.device.as_deref())?;
         check(&plan, &device)?;
+        if device.info().kind == DeviceKind::Cpu {
+            options.poll = Duration::ZERO;
+        }
         let mut counters = Counters::default();
         let mut notes = Vec::new();
         let mut arenas = Arenas::new(&device, &plan, options.staged_weights, &mut counters)?;
@@ -314,6 +326,7 @@ impl Session {
         let recordings = [record(0)?, record(1)?];
         *slot = Some(Prepared {
             recordings,
+            lasted: None,
             _sets: sets,
         });
         self.check_messages()
@@ -339,16 +352,14 @@ impl Session {
         let Session {
             timeline, options, ..
         } = self;
-        Ok(timeline.wait(timeline.submitted(), options.poll, options.time_out)?)
+        timeline.wait(timeline.submitted(), Patience::blocking(options.time_out))?;
+        Ok(())
     }
 
     /// The next forward's slot. Waits for the forward before the last one, whose slot it takes over.
     pub fn begin(&mut self, entry: EntryId) -> Result<Slot<'_>, RunError> {
         self.prepare(entry)?;
-        if let Some(flight) = self.flights[self.parity()] {
-            self.timeline
-                .wait(flight.value, self.options.poll, self.options.time_out)?;
-        }
+        self.land(self.parity())?;
         Ok(Slot {
             session: self,
             entry,
@@ -362,17 +373,42 @@ impl Session {
     /// Waits for a forward and gives its outputs, which stay until the second forward after it is begun.
     pub fn wait(&mut self, ticket: Ticket) -> Result<Output<'_>, RunError> {
         let parity = usize::from(ticket.number % 2 == 1);
-        let flight = self.flights[parity]
+        self.flights[parity]
             .filter(|flight| flight.number == ticket.number)
             .ok_or(RunError::Stale(ticket.number))?;
-        self.timeline
-            .wait(flight.value, self.options.poll, self.options.time_out)?;
+        self.land(parity)?;
         self.check_messages()?;
         Ok(Output {
             session: self,
             entry: ticket.entry,
             parity,
         })
+    }
+
+    /// Waits for the last forward of a parity, unless that was done before, and learns how long its entry takes.
+    fn land(&mut self, parity: usize) -> Result<(), RunError> {
+        let Some(flight) = self.flights[parity].filter(|flight| !flight.landed) else {
+            return Ok(());
+        };
+        let lasted = self.prepared[flight.entry.0]
+            .as_ref()
+            .and_then(|prepared| prepared.lasted);
+        let patience = Patience::expecting(
+            lasted,
+            flight.start.elapsed(),
+            self.options.poll,
+            self.options.time_out,
+        );
+        if self.timeline.wait(flight.value, patience)?
+            && let Some(prepared) = &mut self.prepared[flight.entry.0]
+        {
+            prepared.lasted = Some(flight.start.elapsed());
+        }
+        self.flights[parity] = Some(Flight {
+            landed: true,
+            ..flight
+        });
+        Ok(())
     }
 
     /// An error if the validation layer said anything so far.
@@ -399,8 +435,10 @@ impl Session {
     /// After a loss the device's objects may be destroyed; after a time-out they may still be in use.
     fn device_is_lost(&self) -> bool {
         matches!(
-            self.timeline
-                .wait(self.timeline.submitted(), Duration::ZERO, Duration::ZERO),
+            self.timeline.wait(
+                self.timeline.submitted(),
+                Patience::blocking(Duration::ZERO)
+            ),
             Err(VkError::DeviceLost { .. })
         )
     }
@@ -511,11 +549,18 @@ impl Slot<'_> {
             return Err(stranger(self.entry, &session.plan));
         };
         let segments = &prepared.recordings[parity].segments;
+        let start = Instant::now();
         let submitted = session.timeline.submit(segments, &mut session.counters);
         let number = session.next;
         // Also after an error: some segments may be in flight, and the slot must not be used before they end.
         let value = session.timeline.submitted();
-        session.flights[parity] = Some(Flight { number, value });
+        session.flights[parity] = Some(Flight {
+            number,
+            entry: self.entry,
+            value,
+            start,
+            landed: false,
+        });
         submitted?;
         session.next += 1;
         Ok(Ticket {
