@@ -153,7 +153,9 @@ fn sizes(graph: &Graph, problems: &mut Diagnostics) {
                 info.dtype,
                 shape_text(&info.shape)
             );
-            let error = Diagnostic::error(codes::TOO_LARGE, message).at(info.origin.span, "");
+            let error = Diagnostic::error(codes::TOO_LARGE, message)
+                .at(info.origin.span, "")
+                .help("kernels count elements in 32 bits: split it into several values");
             problems.push(expanded_from(error, &info.origin.via));
         }
     }
@@ -179,7 +181,9 @@ fn aliases(graph: &Graph, problems: &mut Diagnostics) {
                 "`{}` writes `{}` through port `{}` and also binds it to `{}`",
                 pass.path, graph.values[root].name, port.name, other.name
             );
-            let error = Diagnostic::error(codes::ALIAS, message).at(pass.origin.span, "");
+            let error = Diagnostic::error(codes::ALIAS, message)
+                .at(pass.origin.span, "")
+                .help("a pass may see the bytes that it writes through one port only: copy the value first");
             problems.push(expanded_from(error, &pass.origin.via));
             break;
         }

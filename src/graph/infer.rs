@@ -164,6 +164,7 @@ impl<'a> Typer<'a> {
                     );
                     Err(Diagnostic::error(codes::NOT_STATE, message)
                         .at(name.span, "")
+                        .help("declare a tensor under `state` of the graph and bind that")
                         .into())
                 }
             };
@@ -255,8 +256,12 @@ impl<'a> Typer<'a> {
             self.flat.values[*of].name,
             shape_text(&whole)
         );
-        Err(Diagnostic::error(codes::VIEW, message)
-            .at(info.origin.span, "")
+        let mut error = Diagnostic::error(codes::VIEW, message).at(info.origin.span, "");
+        if let (Some(last), Some(count)) = (last, elements(&whole)) {
+            error = error.note(format!("the view ends at element {last} of {count}"));
+        }
+        Err(error
+            .help("show fewer elements or start at a smaller `offset`")
             .into())
     }
 
@@ -395,8 +400,10 @@ impl<'a> Typer<'a> {
                 && seen.insert(name.to_string())
             {
                 match self.flat.arithmetic.get(name) {
-                    Some(of) => lines.push(format!("graph: {name} = {of} = {number}")),
-                    None => lines.push(format!("graph: {name} = {number}")),
+                    Some(of) if *of != number.to_string() => {
+                        lines.push(format!("graph: {name} = {of} = {number}"));
+                    }
+                    _ => lines.push(format!("graph: {name} = {number}")),
                 }
                 queue.extend(self.flat.arithmetic.get(name).cloned());
             } else if expr.as_name().is_none() {

@@ -96,8 +96,14 @@ impl Reader {
         };
         for name in expr.names() {
             if !scope.contains(name) {
-                let help =
-                    nearest(name, scope.names()).map(|near| format!("did you mean `{near}`?"));
+                let help = match nearest(name, scope.names()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "known here: {}",
+                        scope.names().collect::<Vec<_>>().join(", ")
+                    ),
+                };
+                let help = Some(help);
                 let message = format!("`{name}` in `{}` is not known here", text.value);
                 self.report(code::EXPRESSION, text, message, help);
             }

@@ -74,8 +74,12 @@ fn entry(
     let graph = fused.graph();
     let fusions = fused.fired().len();
     let passes = graph.passes.len();
+    let entry = match graph.entry.as_str() {
+        "" => String::new(),
+        entry => format!(" {entry}"),
+    };
     Ok(format!(
-        "{} {}: {before} passes, {passes} after {fusions} fusions\n",
-        graph.name, graph.entry
+        "{}{entry}: {before} passes, {passes} after {fusions} fusions\n",
+        graph.name
     ))
 }

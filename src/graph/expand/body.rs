@@ -27,6 +27,9 @@ const MAX_DEPTH: usize = 32;
 /// After this many problems expansion stops.
 const MAX_PROBLEMS: usize = 50;
 
+/// What stands among the reported places once a limit was passed.
+const LIMIT_REPORTED: (&str, u32, u32) = (codes::LIMIT.0, 0, 0);
+
 /// A problem that ends the item it is in.
 type Problem = Box<Diagnostic>;
 
@@ -131,6 +134,10 @@ pub(super) fn unroll(loaded: &Loaded, flat: Flat) -> Result<Flat, Diagnostics> {
         .map(|(name, _)| frame.names.get(&name.value).copied())
         .collect();
     unroller.body(&graph.body, &mut frame);
+    if unroller.reported.contains(&LIMIT_REPORTED) {
+        // The rest of the body was not looked at: nothing more can be said about its names.
+        return unroller.finish();
+    }
     unroller.close(&frame);
     for ((_, carry), bound) in graph.carry.iter().zip(carries) {
         unroller.carry_next(&mut frame, &carry.next, bound);
@@ -203,8 +210,7 @@ impl<'a> Unroller<'a> {
         } else {
             return self.reported.len() >= MAX_PROBLEMS;
         };
-        if !self.reported.contains(&(codes::LIMIT.0, 0, 0)) {
-            self.reported.insert((codes::LIMIT.0, 0, 0));
+        if self.reported.insert(LIMIT_REPORTED) {
             let error =
                 Diagnostic::error(codes::LIMIT, limit).at(span, "this item is one too many");
             self.report(

@@ -514,5 +514,6 @@ fn expression(rule: &Rule, expr: &Expr, span: Span, reason: &str) -> Box<Diagnos
     );
     Diagnostic::error(codes::RULE_EXPRESSION, message)
         .at(span, "")
+        .help("`p0.` is followed by an option, a dim or a type of the kernel of matched pass 0")
         .into()
 }

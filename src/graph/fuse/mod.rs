@@ -79,6 +79,7 @@ pub fn fuse(
             );
             return Err(Diagnostic::error(codes::RULES_ENDLESS, message)
                 .at(rule.span, "")
+                .help("two rules undo each other, or one makes what it matches: switch one off under `disable`")
                 .into());
         }
     }

@@ -304,6 +304,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The variables of the pattern, for messages.
+    fn bound_names(&self) -> String {
+        let names: BTreeSet<String> = self
+            .read
+            .iter()
+            .chain(&self.written)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+
     fn replacement(&mut self, into: &'a IntoPass) -> Into {
         let mut out = (vec![], vec![], vec![]);
         if into
@@ -328,7 +339,10 @@ impl<'a> Reader<'a> {
                 self.fail(
                     codes::RULE_PATTERN,
                     variable,
-                    format!("reads variable `{name}`, which its pattern does not bind"),
+                    format!(
+                        "reads variable `{name}`, which its pattern does not bind (it binds {})",
+                        self.bound_names()
+                    ),
                 );
             }
             out.0.push((port.value.clone(), variable.value.clone()));
