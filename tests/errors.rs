@@ -21,8 +21,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "G0421",
         "needs a graphc without shaderc; a unit test of kernel::build has it",
     ),
-    ("G0422", "no compiler makes such SPIR-V; unit tests of kernel have it"),
-    ("G0423", "unit tests of kernel::check have every way to differ"),
+    (
+        "G0422",
+        "no compiler makes such SPIR-V; unit tests of kernel have it",
+    ),
+    (
+        "G0423",
+        "unit tests of kernel::check have every way to differ",
+    ),
 ];
 
 /// Codes from here on have harnesses of their own: the planner's in `tests/plan_errors.rs`, those of weights and
@@ -106,7 +112,10 @@ fn messages_are_as_recorded() {
             .lines()
             .find(|line| line.starts_with("error") || line.starts_with("warning"));
         if !first.is_some_and(|line| line.contains(&format!("[{code}]"))) {
-            wrong.push(format!("{} does not say {code} first:\n{said}", case.display()));
+            wrong.push(format!(
+                "{} does not say {code} first:\n{said}",
+                case.display()
+            ));
         }
         let golden = case.with_file_name(format!("{}.txt", stem(&case)));
         if bless {

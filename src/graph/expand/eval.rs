@@ -74,7 +74,9 @@ pub(super) fn template(text: &Name, env: &Scope) -> Result<String, Box<Diagnosti
     while let Some(open) = text.value[at..].find('{').map(|found| at + found) {
         out += &text.value[at..open];
         let Some(close) = text.value[open..].find('}').map(|found| open + found) else {
-            return Err(broken("has a `{` without `}` (write `{name}` for the value of a name)"));
+            return Err(broken(
+                "has a `{` without `}` (write `{name}` for the value of a name)",
+            ));
         };
         let hole = &text.value[open + 1..close];
         let expr = Expr::parse(hole).map_err(|error| failed(text, open + 1, &error, None, env))?;
