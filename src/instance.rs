@@ -11,7 +11,9 @@ use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::{Graph, Pass};
 use crate::ids::{IdVec, KernelId, PassId};
-use crate::kernel::build::{BuildRequest, Builder, flatten};
+use crate::kernel::build::{BuildError, BuildRequest, Builder, flatten};
+use crate::kernel::check::check;
+use crate::kernel::reflect::reflect;
 use crate::kernel::select::{Selected, select};
 use crate::kernel::{Access, Library, Manifest};
 use crate::plan::Kernel;
@@ -132,7 +134,7 @@ impl<'a> Instances<'a> {
             return Ok(*id);
         }
         let (spirv, bindings) = match self.builder {
-            Some(builder) => (self.module(builder, &selected)?, bound(pass)),
+            Some(builder) => self.module(builder, manifest, pass, &selected)?,
             None => (Vec::new(), bound(pass)),
         };
         self.needs.extend(selected.needs.iter().copied());
@@ -153,16 +155,41 @@ impl<'a> Instances<'a> {
         Ok(id)
     }
 
-    fn module(&self, builder: &dyn Builder, selected: &Selected) -> Result<Vec<u32>, Diagnostic> {
+    /// Builds the module and has it say itself what it binds.
+    fn module(
+        &self,
+        builder: &dyn Builder,
+        manifest: &Manifest,
+        pass: &Pass,
+        selected: &Selected,
+    ) -> Result<(Vec<u32>, Vec<(u32, Access)>), Diagnostic> {
         let fail = |message: String| Diagnostic::error(codes::BUILD, message);
         let request = BuildRequest {
             shader: &selected.shader,
             defines: &selected.defines,
         };
         let shader = flatten(request, self.sources).map_err(|error| fail(error.to_string()))?;
-        builder
-            .build(&shader)
-            .map_err(|error| fail(error.to_string()))
+        let words = builder.build(&shader).map_err(|error| match error {
+            BuildError::NoCompiler { .. } => {
+                Diagnostic::error(codes::NO_COMPILER, error.to_string())
+            }
+            _ => fail(error.to_string()),
+        })?;
+        let module = reflect(&words, &selected.spec).map_err(|error| {
+            let message = format!(
+                "the module of shader `{}` is not usable: {error}",
+                selected.shader
+            );
+            Diagnostic::error(codes::BAD_SPIRV, message)
+        })?;
+        let mut is_bound = vec![false; manifest.ports.len()];
+        for (number, _) in bound(pass) {
+            if let Some(flag) = is_bound.get_mut(number as usize) {
+                *flag = true;
+            }
+        }
+        let bindings = check(manifest, selected, &is_bound, &module)?;
+        Ok((words, bindings))
     }
 }
 

@@ -4,7 +4,9 @@
 
 pub mod bind;
 pub mod build;
+pub mod check;
 pub mod manifest;
+pub mod reflect;
 mod scope;
 pub mod select;
 mod syntax;

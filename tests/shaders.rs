@@ -1,0 +1,520 @@
+//! Every kernel, variant and element type with its options and optional ports: the shader compiles, the module is
+//! valid SPIR-V and does what the manifest says, and what we read from it agrees with a second reflection library.
+//! Shaders that do something else are refused.
+
+#![cfg(feature = "shaderc")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use graphc::device::{DeviceProfile, Feature};
+use graphc::diag::Diagnostic;
+use graphc::dtype::DType;
+use graphc::expr::Value;
+use graphc::kernel::build::{BuildRequest, Builder, CachedBuilder, ShadercBuilder, flatten};
+use graphc::kernel::check::check;
+use graphc::kernel::reflect::{ReflectError, Reflection, reflect};
+use graphc::kernel::select::{Selected, select};
+use graphc::kernel::{Binding, Manifest, OptionDecl, PortType, ShapeItem};
+use graphc::span::SourceMap;
+
+/// Sizes that satisfy every kernel, by dim name or option name.
+const SIZES: &[(&str, i64)] = &[
+    ("heads", 2),
+    ("kv_heads", 1),
+    ("head_dim", 32),
+    ("max_len", 70),
+    ("rope_heads", 1),
+    ("rope_head_dim", 32),
+    ("d_qkv", 128),
+    ("m", 40),
+    ("n", 64),
+    ("k", 36),
+    ("d", 70),
+    ("v", 50),
+    ("p", 19),
+    ("t", 2),
+    ("b", 3),
+];
+
+fn size(name: &str) -> i64 {
+    let found = SIZES.iter().find(|(known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("no size for `{name}`")).1
+}
+
+/// A device that can do everything.
+fn device() -> DeviceProfile {
+    DeviceProfile {
+        features: Feature::ALL.into(),
+        limits: graphc::device::Limits {
+            subgroup_size: 32,
+            max_shared_memory: 48 << 10,
+            ..support::profile().limits
+        },
+        ..support::profile()
+    }
+}
+
+fn builder() -> CachedBuilder<ShadercBuilder> {
+    let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("spirv");
+    CachedBuilder::new(cache, ShadercBuilder::new().unwrap())
+}
+
+/// Every way to pick one from each list.
+fn choices<T: Clone>(lists: &[(String, Vec<T>)]) -> Vec<BTreeMap<String, T>> {
+    lists
+        .iter()
+        .fold(vec![BTreeMap::new()], |all, (name, list)| {
+            let with = |one: &BTreeMap<String, T>, item: &T| {
+                let mut one = one.clone();
+                one.insert(name.clone(), item.clone());
+                one
+            };
+            all.iter()
+                .flat_map(|one| list.iter().map(move |item| with(one, item)))
+                .collect()
+        })
+}
+
+/// Optional ports: none, all, each alone, all but each.
+fn port_sets(manifest: &Manifest) -> BTreeSet<BTreeSet<&str>> {
+    let optional = manifest.ports.iter().filter(|port| port.optional);
+    let all: BTreeSet<&str> = optional.map(|port| port.name.as_str()).collect();
+    let mut sets = BTreeSet::from([BTreeSet::new(), all.clone()]);
+    for one in &all {
+        sets.insert(BTreeSet::from([*one]));
+        sets.insert(all.iter().copied().filter(|other| other != one).collect());
+    }
+    sets
+}
+
+/// The default options, then each value of each condition and choice.
+fn option_sets(manifest: &Manifest) -> Vec<BTreeMap<String, Value>> {
+    let mut base = BTreeMap::new();
+    for (name, decl) in &manifest.options {
+        let value = match decl {
+            OptionDecl::Int { default, .. } if SIZES.iter().any(|(known, _)| known == name) => {
+                let _ = default;
+                Value::Int(size(name))
+            }
+            OptionDecl::Int { default, .. } => Value::Int(default.unwrap()),
+            OptionDecl::Float { default } => Value::Float(default.unwrap()),
+            OptionDecl::Bool { default } => Value::Bool(*default),
+            OptionDecl::Choice { default, .. } => Value::Text(default.clone()),
+        };
+        base.insert(name.clone(), value);
+    }
+    let mut sets = vec![base.clone()];
+    for (name, decl) in &manifest.options {
+        let values: Vec<Value> = match decl {
+            OptionDecl::Bool { default } => vec![Value::Bool(!default)],
+            OptionDecl::Choice { of, default } => of
+                .iter()
+                .filter(|choice| *choice != default)
+                .map(|choice| Value::Text(choice.clone()))
+                .collect(),
+            OptionDecl::Int { .. } | OptionDecl::Float { .. } => vec![],
+        };
+        for value in values {
+            let mut set = base.clone();
+            set.insert(name.clone(), value);
+            sets.push(set);
+        }
+    }
+    sets
+}
+
+/// A binding at `SIZES`, or none if the manifest does not allow the combination.
+fn binding(
+    manifest: &Manifest,
+    types: &BTreeMap<String, DType>,
+    options: &BTreeMap<String, Value>,
+    optional: &BTreeSet<&str>,
+) -> Option<Binding> {
+    let mut env: BTreeMap<String, Value> = options.clone();
+    let mut dims = BTreeMap::new();
+    for port in &manifest.ports {
+        let bound = !port.optional || optional.contains(port.name.as_str());
+        env.insert(
+            format!("has_{}", port.name),
+            Value::Bool(bound && !port.scratch),
+        );
+        for item in &port.shape {
+            if let ShapeItem::Leading(name) | ShapeItem::Dim(name) = item {
+                dims.insert(name.clone(), size(name));
+            }
+        }
+    }
+    let types_text = types
+        .iter()
+        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+    env.extend(types_text);
+    env.extend(
+        dims.iter()
+            .map(|(name, size)| (name.clone(), Value::Int(*size))),
+    );
+    for (name, expr) in &manifest.derive {
+        let value = expr.eval(&env).unwrap();
+        dims.insert(name.clone(), value.as_int().unwrap());
+        env.insert(name.clone(), value);
+    }
+    if !manifest
+        .require
+        .iter()
+        .all(|rule| rule.eval_bool(&env).unwrap())
+    {
+        return None;
+    }
+    let ports = manifest.ports.iter().map(|port| {
+        let sizes = port.shape.iter().map(|item| match item {
+            ShapeItem::Leading(name) | ShapeItem::Dim(name) => env[name].as_int().unwrap() as u64,
+            ShapeItem::Is(expr) => expr.eval_size(&env).unwrap(),
+        });
+        let sizes: Vec<u64> = sizes.collect();
+        let bound = !port.optional || optional.contains(port.name.as_str());
+        let needed = !port.scratch || sizes.iter().product::<u64>() > 0;
+        let dtype = match &port.dtype {
+            PortType::Fixed(dtype) => *dtype,
+            PortType::Var(variable) => types[variable],
+        };
+        (bound && needed).then_some((dtype, sizes))
+    });
+    Some(Binding {
+        dims,
+        types: types.clone(),
+        options: options.clone(),
+        ports: ports.collect(),
+    })
+}
+
+struct Built {
+    what: String,
+    bound: Vec<bool>,
+    selected: Selected,
+    words: Vec<u32>,
+}
+
+/// Every instance of `manifest` that is worth building: all port sets with the default options, and all options with
+/// every port that can be bound together with them.
+fn instances(manifest: &Manifest) -> Vec<Built> {
+    let (device, builder) = (device(), builder());
+    let variables: Vec<(String, Vec<DType>)> = manifest
+        .types
+        .iter()
+        .map(|(name, types)| (name.clone(), types.clone()))
+        .collect();
+    let sets = port_sets(manifest);
+    let largest = sets.iter().max_by_key(|set| set.len()).unwrap();
+    let options = option_sets(manifest);
+    let mut built = Vec::new();
+    for types in choices(&variables) {
+        let by_ports = sets.iter().map(|ports| (&options[0], ports));
+        let by_options = options[1..].iter().map(|options| (options, largest));
+        for (options, ports) in by_ports.chain(by_options) {
+            let Some(binding) = binding(manifest, &types, options, ports) else {
+                continue;
+            };
+            for variant in &manifest.variants {
+                let what = format!(
+                    "{} {} {types:?} {ports:?} {options:?}",
+                    manifest.name, variant.name
+                );
+                let selected = select(manifest, &binding, &device, Some(&variant.name))
+                    .unwrap_or_else(|error| panic!("{what}: {}", error.message));
+                let request = BuildRequest {
+                    shader: &selected.shader,
+                    defines: &selected.defines,
+                };
+                let flat = flatten(request, &support::sources()).unwrap();
+                let words = builder.build(&flat);
+                built.push(Built {
+                    words: words.unwrap_or_else(|error| panic!("{what}: {error}")),
+                    bound: binding.ports.iter().map(Option::is_some).collect(),
+                    selected,
+                    what,
+                });
+            }
+        }
+    }
+    assert!(!built.is_empty(), "{}: nothing was built", manifest.name);
+    built
+}
+
+#[test]
+fn every_shader_keeps_its_manifests_word() {
+    let mut compared = 0;
+    for manifest in support::library().manifests.values() {
+        for Built {
+            what,
+            bound,
+            selected,
+            words,
+        } in instances(manifest)
+        {
+            let module =
+                reflect(&words, &selected.spec).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let bindings = check(manifest, &selected, &bound, &module)
+                .unwrap_or_else(|error| panic!("{what}: {}", error.message));
+            assert_eq!(
+                bindings.len(),
+                bound.iter().filter(|bound| **bound).count(),
+                "{what}"
+            );
+            // The sizes are chosen so that nothing is left out.
+            assert_eq!(module.bindings.len(), bindings.len(), "{what}");
+            assert_eq!(module.entry, "main");
+            compared += usize::from(agrees(&what, &words, &module));
+        }
+    }
+    assert!(
+        compared > 100,
+        "the other library read {compared} modules only"
+    );
+}
+
+/// Compares with spirq; false if that cannot read the module.
+fn agrees(what: &str, words: &[u32], module: &Reflection) -> bool {
+    use spirq::prelude::{AccessType, DescriptorType, ReflectConfig, Variable};
+    let read = ReflectConfig::new()
+        .spv(words.to_vec())
+        .ref_all_rscs(true)
+        .reflect();
+    let Ok(entries) = read else { return false };
+    let mut bindings = BTreeMap::new();
+    let mut push = None;
+    for variable in &entries[0].vars {
+        match variable {
+            Variable::Descriptor {
+                desc_bind,
+                desc_ty: DescriptorType::StorageBuffer(access),
+                ..
+            } => {
+                let flags = (
+                    *access != AccessType::WriteOnly,
+                    *access != AccessType::ReadOnly,
+                );
+                bindings.insert((desc_bind.set(), desc_bind.bind()), flags);
+            }
+            Variable::PushConstant { ty, .. } => push = ty.nbyte().map(|bytes| bytes as u64),
+            _ => {}
+        }
+    }
+    let ours = module.bindings.iter();
+    let ours: BTreeMap<_, _> = ours
+        .map(|one| ((one.set, one.number), (one.reads, one.writes)))
+        .collect();
+    assert_eq!(ours, bindings, "{what}");
+    assert_eq!(
+        module.push.as_ref().map(|block| block.bytes),
+        push,
+        "{what}"
+    );
+    true
+}
+
+#[test]
+fn every_module_is_valid_for_vulkan_1_3() {
+    let version = Command::new("spirv-val").arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: there is no `spirv-val`; it comes with the SPIR-V tools");
+        return;
+    }
+    for manifest in support::library().manifests.values() {
+        for Built { what, words, .. } in instances(manifest) {
+            let mut validator = Command::new("spirv-val")
+                .args(["--target-env", "vulkan1.3", "-"])
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            validator.stdin.take().unwrap().write_all(&bytes).unwrap();
+            let output = validator.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{what}: {said}");
+        }
+    }
+}
+
+/// A kernel that copies, told in many ways. `{}` stands where a case puts its own text.
+const COPY: &str = r#"Kernel(
+    name: "copy", doc: "y = x", types: { "A": ["f32", "f16"] },
+    ports: { "x": Read(of: "A", shape: ["n..."]), "y": Write(of: "A", shape: ["n..."]) },
+    reference: ["y[i<n] = x[i]"],
+    push: { "n": U32("n") },
+    variants: [Variant(name: "plain", shader: "copy.comp", spec: { "WIDTH": Spec(default: "64", min: "1", max: "1024") },
+        local_size: ["WIDTH", "1", "1"], dispatch: ["ceil(n / WIDTH)", "1", "1"])],
+)"#;
+const COPY_SHADER: &str = "#version 460
+layout(constant_id = 0) const uint WIDTH = 64;
+layout(local_size_x_id = 0) in;
+layout(binding = BIND_X) readonly buffer In0 { A x[]; };
+layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+layout(push_constant) uniform Push { uint n; };
+void main() {
+    uint i = gl_GlobalInvocationID.x;
+    if (i < n) { y[i] = x[i]; }
+}
+";
+
+fn copy(shader: &str) -> Result<Vec<(u32, graphc::kernel::Access)>, Diagnostic> {
+    let sources = BTreeMap::from([
+        ("shaders/copy.ron".to_string(), COPY.to_string()),
+        ("shaders/copy.comp".to_string(), shader.to_string()),
+    ]);
+    let library = graphc::kernel::load(&sources, &mut SourceMap::default()).unwrap();
+    let manifest = &library.manifests["copy"];
+    let types = BTreeMap::from([("A".to_string(), DType::F32)]);
+    let binding = binding(manifest, &types, &BTreeMap::new(), &BTreeSet::new()).unwrap();
+    let selected = select(manifest, &binding, &device(), None).unwrap();
+    let request = BuildRequest {
+        shader: &selected.shader,
+        defines: &selected.defines,
+    };
+    let words = builder()
+        .build(&flatten(request, &sources).unwrap())
+        .unwrap();
+    check(
+        manifest,
+        &selected,
+        &[true, true],
+        &reflect(&words, &selected.spec).unwrap(),
+    )
+}
+
+#[test]
+fn a_shader_that_lies_is_refused() {
+    copy(COPY_SHADER).unwrap();
+    let cases = [
+        (
+            "readonly buffer",
+            "buffer",
+            "port `x` (binding 0) is only read, but its buffer is not `readonly`",
+        ),
+        (
+            "writeonly buffer",
+            "buffer",
+            "port `y` (binding 1) is only written, but its buffer is not `writeonly`",
+        ),
+        (
+            "binding = BIND_Y",
+            "binding = 7",
+            "it uses storage buffer 7 of set 0, which is no bound port",
+        ),
+        (
+            "binding = BIND_Y",
+            "set = 1, binding = BIND_Y",
+            "it uses storage buffer 1 of set 1",
+        ),
+        (
+            "readonly buffer In0 { A x[]; }",
+            "uniform In0 { float x[64]; }",
+            "it uses resource 0 of set 0",
+        ),
+        (
+            "y[i] = x[i]",
+            "if (x[i] > 1e30) return",
+            "it never writes port `y` (binding 1)",
+        ),
+        (
+            "{ uint n; }",
+            "{ uint n, m; }",
+            "its push constants take 8 bytes, those of the manifest 4",
+        ),
+        (
+            "{ uint n; }",
+            "{ float n; }",
+            "the push constant at byte 0 is F32, but `n` is U32",
+        ),
+        (
+            "y[i] = x[i]",
+            "y[i] = x[i] * float(EXTRA)",
+            "its specialisation constant 3 is not in the manifest",
+        ),
+        (
+            "local_size_x_id = 0",
+            "local_size_x = 32",
+            "its workgroup is [32, 1, 1], that of the manifest [64, 1, 1]",
+        ),
+        (
+            "uint i =",
+            "line[gl_LocalInvocationID.x] = 1.0; barrier(); uint i = uint(line[3]) + ",
+            "it takes 256 bytes of shared memory",
+        ),
+        (
+            "uint i =",
+            "if (subgroupAdd(1.0) < 0.0) return; uint i =",
+            "it declares GroupNonUniformArithmetic, but `needs` lacks `subgroup_arithmetic` or",
+        ),
+        (
+            "uint i =",
+            "if (subgroupBallot(true).x == 0) return; uint i =",
+            "it declares GroupNonUniformBallot, which no feature of a manifest brings",
+        ),
+    ];
+    for (from, to, message) in cases {
+        assert!(COPY_SHADER.contains(from), "{from}");
+        let mut shader = COPY_SHADER.replace(from, to);
+        if to.contains("subgroup") {
+            let head = "#version 460\n#extension GL_KHR_shader_subgroup_arithmetic : require\n#extension GL_KHR_shader_subgroup_ballot : require\n";
+            shader = shader.replace("#version 460\n", head);
+        }
+        if to.contains("EXTRA") {
+            let extra = "layout(constant_id = 3) const uint EXTRA = 1;\nvoid main";
+            shader = shader.replace("void main", extra);
+        }
+        if to.contains("line[") {
+            shader = shader.replace("void main", "shared float line[WIDTH];\nvoid main");
+        }
+        let error = copy(&shader).expect_err(to);
+        assert_eq!(error.code.0, "G0423");
+        assert!(error.message.contains(message), "{to}: {}", error.message);
+    }
+}
+
+#[test]
+fn words_that_are_no_module_are_refused() {
+    assert_eq!(reflect(&[], &[]), Err(ReflectError::NotSpirv));
+    assert_eq!(reflect(&[1; 64], &[]), Err(ReflectError::NotSpirv));
+    assert_eq!(
+        reflect(&[0x0723_0203, 0x1_0600, 0, 9, 0], &[]),
+        Err(ReflectError::EntryPoints(0))
+    );
+    assert!(matches!(
+        reflect(&vec![0; (1 << 22) + 1], &[]),
+        Err(ReflectError::TooLong(_))
+    ));
+}
+
+/// Damaged modules give a reflection or an error, and soon.
+#[test]
+fn damaged_modules_do_no_harm() {
+    let library = support::library();
+    let mut random = support::random::Random::from_env("damaged_modules");
+    let words = instances(&library.manifests["layer_norm"])
+        .swap_remove(0)
+        .words;
+    let mut refused = 0;
+    for _ in 0..4000 {
+        let mut damaged = words.clone();
+        for _ in 0..=random.below(4) {
+            let at = random.below(damaged.len() as u64) as usize;
+            damaged[at] = match random.below(4) {
+                0 => random.below(1 << 32) as u32,
+                1 => random.below(600) as u32,
+                2 => damaged[at] ^ 1 << random.below(32),
+                _ => damaged[random.below(words.len() as u64) as usize],
+            };
+        }
+        if random.below(8) == 0 {
+            damaged.truncate(random.below(words.len() as u64) as usize);
+        }
+        refused += usize::from(reflect(&damaged, &[]).is_err());
+    }
+    assert!(refused > 400, "only {refused} were refused");
+}
