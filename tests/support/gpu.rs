@@ -94,7 +94,8 @@ pub fn compile_graph(path: &str, request: &Request, fused: bool, device: &Device
     build(&mut job).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn build(job: &mut Job<'_>) -> Result<Plan, String> {
+/// Compiles a job with shaders.
+pub fn build(job: &mut Job<'_>) -> Result<Plan, String> {
     let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("spirv");
     let builder = CachedBuilder::new(cache, ShadercBuilder::new().unwrap());
     let job = Job {
