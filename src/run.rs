@@ -349,11 +349,7 @@ impl Session {
 
     /// Waits for everything that was submitted.
     pub fn idle(&self) -> Result<(), RunError> {
-        let Session {
-            timeline, options, ..
-        } = self;
-        timeline.wait(timeline.submitted(), Patience::blocking(options.time_out))?;
-        Ok(())
+        Ok(self.timeline.drain(self.options.time_out)?)
     }
 
     /// The next forward's slot. Waits for the forward before the last one, whose slot it takes over.

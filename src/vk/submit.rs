@@ -158,6 +158,18 @@ impl Timeline {
         })
     }
 
+    /// Waits until nothing of what was submitted is in use any more, so that it may be destroyed.
+    ///
+    /// By the specification a reached value is enough. Lavapipe (Mesa 22.3) reaches it before its queue's thread has
+    /// let go of the submit, and crashes if the semaphore or the commands are destroyed in between; so the queue
+    /// itself is asked as well, which by then takes no time that matters.
+    pub(crate) fn drain(&self, time_out: Duration) -> Result<(), VkError> {
+        self.wait(self.submitted, Patience::blocking(time_out))?;
+        // SAFETY: one thread owns the session and with it the queue.
+        unsafe { self.device.raw.queue_wait_idle(self.device.queue) }
+            .map_err(|result| VkError::call("waiting for the queue", result))
+    }
+
     /// Blocks for at most `time`; false if the value was not reached.
     fn block(&self, value: u64, time: Duration) -> Result<bool, VkError> {
         let semaphores = [self.semaphore];
