@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 
 use graphc::dtype::DType;
 use graphc::expr::Value;
-use graphc::formula::{Formula, decode, encode};
-use graphc::graph::Request;
+use graphc::formula::{Formula, decode};
 use graphc::interp::{Interpreter, Placement};
-use graphc::plan::{Plan, Weight};
+use graphc::plan::Plan;
 use graphc::weights::{CachePlace, Checkpoint, PackOptions, PackedWeights};
 use support::golden::{cosine, golden, uniform};
+use support::tiny::{made_up, request, tiny};
 
 #[test]
 fn every_manifest_says_what_it_writes() {
@@ -38,51 +38,6 @@ const PYTHON: [f64; 3] = [
     0.527_622_461_318_969_7,
     0.710_055_947_303_772,
 ];
-
-/// A graph with a model small enough to interpret.
-struct Tiny {
-    path: &'static str,
-    config: serde_json::Value,
-}
-
-fn tiny() -> [Tiny; 3] {
-    let bert = serde_json::json!({
-        "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96,
-        "vocab_size": 96, "max_position_embeddings": 64, "hidden_act": "gelu",
-    });
-    let of = |path, config| Tiny { path, config };
-    [
-        of("graphs/models/bert.ron", bert),
-        of(
-            "graphs/models/nomic_bert.ron",
-            golden("nomic_bert.json").config,
-        ),
-        of(
-            "graphs/models/modernbert.ron",
-            golden("modernbert.json").config,
-        ),
-    ]
-}
-
-fn request(config: &serde_json::Value, batch: usize, seq: usize, dtype: DType) -> Request {
-    Request {
-        params: support::metadata(config),
-        dims: BTreeMap::from([("batch".into(), batch as i64), ("seq".into(), seq as i64)]),
-        dtypes: BTreeMap::from([("act".into(), dtype), ("weight".into(), dtype)]),
-        ..Request::default()
-    }
-}
-
-/// Weights by name, so that fused and unfused plans get the same ones.
-fn made_up(weight: &Weight) -> Vec<u8> {
-    let count = weight.shape.iter().product::<u64>() as usize;
-    let values = uniform(&format!("{:?}", weight.recipe), count).into_iter();
-    let scaled: Vec<f64> = match weight.shape.as_slice() {
-        [_, columns] => values.map(|u| u * (3.0 / *columns as f64).sqrt()).collect(),
-        _ => values.map(|u| 1.0 + u / 4.0).collect(),
-    };
-    encode(weight.dtype, &scaled)
-}
 
 fn embed(
     plan: &Plan,

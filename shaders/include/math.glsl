@@ -26,6 +26,10 @@ float silu(float x) {
 // Rotary position embedding (Su et al. 2021) of the adjacent pair that starts at `column` of a head.
 vec2 rotate(vec2 pair, uint column, uint head_dim, float position, float theta) {
     float angle = position * pow(theta, -float(column) / float(head_dim));
+    // Vulkan bounds the error of sin and cos inside [-pi, pi] only. 2 pi in two parts (Cody and Waite 1980): the first
+    // has 9 bits, so its multiples are exact.
+    float turns = round(angle * 0.15915494309189535);
+    angle = (angle - turns * 6.28125) - turns * 0.0019353071795864769;
     float c = cos(angle);
     float s = sin(angle);
     return vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);

@@ -8,11 +8,10 @@ use graphc::device::{DeviceProfile, Feature};
 use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
 use graphc::graph::Request;
-use graphc::interp::Interpreter;
 use graphc::kernel::Variant;
 use graphc::kernel::build::{CachedBuilder, ShadercBuilder};
-use graphc::plan::{Plan, Weight};
-use graphc::run::{Session, SessionOptions};
+use graphc::plan::{Entry, Plan, Weight};
+use graphc::run::{Session, SessionOptions, Ticket};
 use graphc::span::{SourceError, SourceMap, Sources};
 
 /// Tensors by name, as stored.
@@ -85,11 +84,15 @@ pub fn compile_text(
     build(&mut job)
 }
 
-/// Compiles a graph of the repository for `device`.
-pub fn compile_graph(path: &str, request: &Request, fused: bool, device: &DeviceProfile) -> Plan {
+/// Compiles a graph of the repository with one entry for each request.
+pub fn compile_graph(
+    path: &str,
+    requests: &[Request],
+    fused: bool,
+    device: &DeviceProfile,
+) -> Plan {
     let sources = super::sources();
-    let request = [request.clone()];
-    let mut job = Job::new(path, &sources, device, &request);
+    let mut job = Job::new(path, &sources, device, requests);
     job.fusion.none = !fused;
     build(&mut job).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -111,52 +114,62 @@ pub fn build(job: &mut Job<'_>) -> Result<Plan, String> {
         .map_err(|errors| render(errors, &map))
 }
 
-/// The outputs of the last of several runs on the device, with and without validation as the environment says.
-pub fn run_device(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, runs: &[&Bytes]) -> Bytes {
-    let options = SessionOptions {
-        device: wanted(),
-        ..SessionOptions::from_env()
-    };
-    let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
-        into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
-        Ok(())
-    };
-    let plan = Arc::new(plan.clone());
-    let mut session = Session::open(options, plan.clone(), &mut fill, &mut |_| {}).unwrap();
-    let name = &plan.entries[0].name;
-    let entry = session.entry(name).unwrap();
-    let mut outputs = Bytes::new();
-    for inputs in runs {
-        let mut slot = session.begin(entry).unwrap();
-        for (name, bytes) in *inputs {
-            write(&mut slot, &plan, name, bytes);
-        }
-        let ticket = slot.submit().unwrap();
-        let result = session.wait(ticket).unwrap();
-        for id in &plan.entries[0].outputs {
-            let tensor = &plan.entries[0].tensors[*id];
-            let bytes = match tensor.dtype.bytes() {
-                2 => result
-                    .tensor::<u16>(&tensor.name)
-                    .unwrap()
-                    .iter()
-                    .flat_map(|v| v.to_le_bytes())
-                    .collect(),
-                _ => result
-                    .tensor::<u32>(&tensor.name)
-                    .unwrap()
-                    .iter()
-                    .flat_map(|v| v.to_le_bytes())
-                    .collect(),
-            };
-            outputs.insert(tensor.name.clone(), bytes);
-        }
-    }
-    outputs
+/// A plan on the device, with and without validation as the environment says.
+pub struct OnDevice {
+    session: Session,
+    plan: Arc<Plan>,
 }
 
-fn write(slot: &mut graphc::run::Slot<'_>, plan: &Plan, name: &str, bytes: &[u8]) {
-    let entry = &plan.entries[0];
+impl OnDevice {
+    pub fn open(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>) -> Self {
+        let options = SessionOptions {
+            device: wanted(),
+            ..SessionOptions::from_env()
+        };
+        let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
+            into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
+            Ok(())
+        };
+        let plan = Arc::new(plan.clone());
+        let session = Session::open(options, plan.clone(), &mut fill, &mut |_| {}).unwrap();
+        Self { session, plan }
+    }
+
+    /// Starts a forward of the entry of that number.
+    pub fn submit(&mut self, entry: usize, inputs: &Bytes) -> Ticket {
+        let entry = &self.plan.entries[entry];
+        let id = self.session.entry(&entry.name).unwrap();
+        let mut slot = self.session.begin(id).unwrap();
+        for (name, bytes) in inputs {
+            write(&mut slot, entry, name, bytes);
+        }
+        slot.submit().unwrap()
+    }
+
+    /// The outputs of a forward of that entry.
+    pub fn wait(&mut self, entry: usize, ticket: Ticket) -> Bytes {
+        let entry = &self.plan.entries[entry];
+        let result = self.session.wait(ticket).unwrap();
+        let outputs = entry.outputs.iter().map(|id| &entry.tensors[*id]);
+        let bytes = outputs.map(|tensor| match tensor.dtype.bytes() {
+            2 => {
+                let words = result.tensor::<u16>(&tensor.name).unwrap();
+                words.iter().flat_map(|v| v.to_le_bytes()).collect()
+            }
+            _ => {
+                let words = result.tensor::<u32>(&tensor.name).unwrap();
+                words.iter().flat_map(|v| v.to_le_bytes()).collect()
+            }
+        });
+        let names = entry
+            .outputs
+            .iter()
+            .map(|id| entry.tensors[*id].name.clone());
+        names.zip(bytes.collect::<Vec<_>>()).collect()
+    }
+}
+
+fn write(slot: &mut graphc::run::Slot<'_>, entry: &Entry, name: &str, bytes: &[u8]) {
     let find = |id: &&graphc::ids::TensorId| entry.tensors[**id].name == name;
     let Some(id) = entry.inputs.iter().find(find) else {
         panic!("the plan has no input `{name}`");
@@ -180,12 +193,4 @@ fn words<T, const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> T) -> Vec<T>
         .iter()
         .map(|bytes| word(*bytes))
         .collect()
-}
-
-/// The outputs of one run of the interpreter.
-pub fn run_interpreter(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, inputs: &Bytes) -> Bytes {
-    let mut interpreter = Interpreter::new(plan, weights).unwrap();
-    interpreter
-        .run(&plan.entries[0].name, 0, inputs)
-        .unwrap_or_else(|error| panic!("{error}"))
 }

@@ -6,6 +6,7 @@ pub mod golden;
 #[cfg(all(feature = "gpu", feature = "shaderc"))]
 pub mod gpu;
 pub mod random;
+pub mod tiny;
 
 use std::collections::{BTreeMap, BTreeSet};
 
