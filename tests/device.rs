@@ -65,6 +65,7 @@ fn compare(path: &str) {
             let plan = gpu::compile_graph(path, &requests, fused, &device);
             let mut on_device = OnDevice::open(&plan, made_up);
             let mut interpreter = Interpreter::new(&plan, made_up).unwrap();
+            let mut worst = 0_f64;
             for order in ORDERS {
                 let inputs: Vec<Bytes> = order
                     .iter()
@@ -79,8 +80,10 @@ fn compare(path: &str) {
                         error <= tolerance(dtype),
                         "{path}, {dtype}, fused: {fused}: forward {forward} of {order:?} is off by {error:.1e}"
                     );
+                    worst = worst.max(error);
                 }
             }
+            eprintln!("{path} {dtype}, fused: {fused}: error {worst:.1e}");
         }
     }
 }
