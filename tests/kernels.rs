@@ -268,6 +268,8 @@ fn linear_sizes() {
         (65, 100, 130),
         (130, 17, 66),
         (3, 500, 7),
+        (32, 64, 48),
+        (257, 72, 136),
     ];
     let cases = sizes.map(|(m, k, n)| Case::new(&[("m", m), ("k", k), ("n", n)]));
     run("linear", &cases, &SUMS);
@@ -278,8 +280,8 @@ fn linear_sizes() {
 /// take turns: less than a tile, several tiles of rows and columns, rows that are no whole number of vectors.
 #[test]
 fn linear_epilogues() {
-    let full = std::env::var_os("GRAPHC_TEST_FULL").is_some();
-    let sizes = [(19, 36, 132), (70, 33, 130), (5, 7, 70), (65, 100, 258)];
+    let full = full();
+    let sizes = [(19, 36, 132), (48, 48, 176), (5, 7, 70), (130, 104, 258)];
     let norms = [
         &[][..],
         &["norm_weight"],
@@ -321,7 +323,13 @@ fn linear_epilogues() {
 #[test]
 fn linear_rows_are_finished_by_the_last_workgroup() {
     let mut cases = Vec::new();
-    for (m, k, n) in [(1, 5, 1), (3, 64, 777), (130, 33, 301), (64, 16, 1024)] {
+    for (m, k, n) in [
+        (1, 5, 1),
+        (3, 64, 777),
+        (130, 33, 301),
+        (200, 64, 322),
+        (48, 64, 160),
+    ] {
         let case = Case::new(&[("m", m), ("k", k), ("n", n)]).float("eps", 1e-6);
         cases.push(case.clone().bind(&["norm_weight", "residual"]));
         cases.push(case.bind(&["norm_weight", "norm_bias", "sum"]));
@@ -351,7 +359,7 @@ fn every_kernel_has_its_cases() {
 }
 
 /// Runs `cases` of `kernel` for every variant and assignment of element types that the device can run. Of many cases
-/// each assignment but all-f32 takes another quarter.
+/// each assignment but all-f32 takes another quarter, unless all were asked for.
 fn run(kernel: &str, cases: &[Case], tolerance: &Tolerance) {
     let library = support::library();
     let manifest = &library.manifests[kernel];
@@ -359,7 +367,7 @@ fn run(kernel: &str, cases: &[Case], tolerance: &Tolerance) {
     let mut random = Random::from_env(kernel);
     let mut tested = 0;
     for (turn, types) in assignments(manifest).into_iter().enumerate() {
-        let full = types.values().all(|dtype| *dtype == DType::F32);
+        let full = full() || types.values().all(|dtype| *dtype == DType::F32);
         let mine = |at: usize| full || cases.len() < 18 || at % 4 == turn % 4;
         let cases: Vec<Case> = (0..cases.len())
             .filter(|at| mine(*at))
@@ -398,6 +406,11 @@ fn views(variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
         views.push(other);
     }
     views
+}
+
+/// Whether `GRAPHC_TEST_FULL` asks for every case: minutes on a GPU, much longer on a CPU.
+fn full() -> bool {
+    std::env::var_os("GRAPHC_TEST_FULL").is_some()
 }
 
 /// Every way to give the type variables a type.
