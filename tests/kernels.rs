@@ -17,7 +17,6 @@ use graphc::device::DeviceProfile;
 use graphc::dtype::DType;
 use graphc::expr::{Expr, Value};
 use graphc::formula::{decode, encode};
-use graphc::interp::Interpreter;
 use graphc::kernel::{Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
 use support::gpu::{self, OnDevice};
 use support::random::Random;
@@ -480,8 +479,7 @@ fn run_variant(
     }
     let ticket = on_device.submit(0, &last);
     let got = on_device.wait(0, ticket);
-    let mut interpreter = Interpreter::new(&plan, |_| vec![]).unwrap();
-    let want = interpreter.run(&plan.entries[0].name, 0, &last).unwrap();
+    let want = gpu::run_interpreter(&plan, |_| vec![], &last);
     let mut worst = 0_f64;
     for output in &graph.outputs {
         let half = output.dtype != DType::F32 || types.values().any(|dtype| *dtype != DType::F32);

@@ -8,6 +8,7 @@ use graphc::device::{DeviceProfile, Feature};
 use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
 use graphc::graph::Request;
+use graphc::interp::Interpreter;
 use graphc::kernel::Variant;
 use graphc::kernel::build::{CachedBuilder, ShadercBuilder};
 use graphc::plan::{Entry, Plan, Weight};
@@ -193,4 +194,12 @@ fn words<T, const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> T) -> Vec<T>
         .iter()
         .map(|bytes| word(*bytes))
         .collect()
+}
+
+/// The outputs of one run of the interpreter.
+pub fn run_interpreter(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, inputs: &Bytes) -> Bytes {
+    let mut interpreter = Interpreter::new(plan, weights).unwrap();
+    interpreter
+        .run(&plan.entries[0].name, 0, inputs)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
