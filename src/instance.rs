@@ -11,7 +11,7 @@ use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::{Graph, Pass};
 use crate::ids::{IdVec, KernelId, PassId};
-use crate::kernel::build::{BuildError, BuildRequest, Builder, flatten};
+use crate::kernel::build::{BuildError, BuildRequest, Builder, Flattened, flatten};
 use crate::kernel::check::check;
 use crate::kernel::reflect::reflect;
 use crate::kernel::select::{Selected, select};
@@ -20,14 +20,34 @@ use crate::plan::Kernel;
 use crate::plan::lower::Lowered;
 use crate::span::Sources;
 
-/// What distinguishes one instance from another.
-type Key = (
-    String,
-    String,
-    Vec<(String, String)>,
-    Vec<(u32, u32)>,
-    [u32; 3],
-);
+/// What distinguishes one instance from another before its text is known. The definitions hold more than a shader
+/// looks at, so that several of these can be one kernel.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    kernel: String,
+    variant: String,
+    defines: Vec<(String, String)>,
+    spec: Vec<(u32, u32)>,
+    local_size: [u32; 3],
+    bindings: Vec<(u32, Access)>,
+}
+
+impl Wanted {
+    fn new(pass: &Pass, selected: &Selected) -> Self {
+        Self {
+            kernel: selected.kernel.clone(),
+            variant: selected.variant.clone(),
+            defines: selected.defines.clone(),
+            spec: selected.spec.clone(),
+            local_size: selected.local_size,
+            bindings: bound(pass),
+        }
+    }
+}
+
+/// What makes two instances one kernel: the same with the text in place of the definitions, and what the manifest
+/// promises of it.
+type Same = (Wanted, String, u64, bool);
 
 /// Collects the kernels of a plan.
 pub struct Instances<'a> {
@@ -36,7 +56,8 @@ pub struct Instances<'a> {
     builder: Option<&'a dyn Builder>,
     forced: &'a BTreeMap<String, String>,
     kernels: IdVec<KernelId, Kernel>,
-    known: BTreeMap<Key, KernelId>,
+    known: BTreeMap<Wanted, KernelId>,
+    same: BTreeMap<Same, KernelId>,
     needs: BTreeSet<Feature>,
 }
 
@@ -55,6 +76,7 @@ impl<'a> Instances<'a> {
             forced,
             kernels: IdVec::new(),
             known: BTreeMap::new(),
+            same: BTreeMap::new(),
             needs: BTreeSet::new(),
         }
     }
@@ -123,21 +145,31 @@ impl<'a> Instances<'a> {
         pass: &Pass,
         selected: Selected,
     ) -> Result<KernelId, Diagnostic> {
-        let key = (
-            selected.kernel.clone(),
-            selected.variant.clone(),
-            selected.defines.clone(),
-            selected.spec.clone(),
-            selected.local_size,
-        );
-        if let Some(id) = self.known.get(&key) {
+        let wanted = Wanted::new(pass, &selected);
+        if let Some(id) = self.known.get(&wanted) {
             return Ok(*id);
         }
-        let (spirv, bindings) = match self.builder {
-            Some(builder) => self.module(builder, manifest, pass, &selected)?,
-            None => (Vec::new(), bound(pass)),
-        };
         self.needs.extend(selected.needs.iter().copied());
+        let mut new = None;
+        let (mut spirv, mut bindings) = (Vec::new(), wanted.bindings.clone());
+        if let Some(builder) = self.builder {
+            let shader = self.text(&selected)?;
+            let same = (
+                Wanted {
+                    defines: Vec::new(),
+                    ..wanted.clone()
+                },
+                shader.text.clone(),
+                selected.shared_bytes.unwrap_or(0),
+                selected.full_subgroups,
+            );
+            if let Some(id) = self.same.get(&same) {
+                self.known.insert(wanted, *id);
+                return Ok(*id);
+            }
+            (spirv, bindings) = module(builder, &shader, manifest, &wanted, &selected)?;
+            new = Some(same);
+        }
         let id = self.kernels.push(Kernel {
             name: selected.kernel,
             variant: selected.variant,
@@ -151,46 +183,46 @@ impl<'a> Instances<'a> {
             full_subgroups: selected.full_subgroups,
             reference: manifest.reference.clone(),
         });
-        self.known.insert(key, id);
+        self.known.insert(wanted, id);
+        self.same.extend(new.map(|same| (same, id)));
         Ok(id)
     }
 
-    /// Builds the module and has it say itself what it binds.
-    fn module(
-        &self,
-        builder: &dyn Builder,
-        manifest: &Manifest,
-        pass: &Pass,
-        selected: &Selected,
-    ) -> Result<(Vec<u32>, Vec<(u32, Access)>), Diagnostic> {
-        let fail = |message: String| Diagnostic::error(codes::BUILD, message);
+    fn text(&self, selected: &Selected) -> Result<Flattened, Diagnostic> {
         let request = BuildRequest {
             shader: &selected.shader,
             defines: &selected.defines,
         };
-        let shader = flatten(request, self.sources).map_err(|error| fail(error.to_string()))?;
-        let words = builder.build(&shader).map_err(|error| match error {
-            BuildError::NoCompiler { .. } => {
-                Diagnostic::error(codes::NO_COMPILER, error.to_string())
-            }
-            _ => fail(error.to_string()),
-        })?;
-        let module = reflect(&words, &selected.spec).map_err(|error| {
-            let message = format!(
-                "the module of shader `{}` is not usable: {error}",
-                selected.shader
-            );
-            Diagnostic::error(codes::BAD_SPIRV, message)
-        })?;
-        let mut is_bound = vec![false; manifest.ports.len()];
-        for (number, _) in bound(pass) {
-            if let Some(flag) = is_bound.get_mut(number as usize) {
-                *flag = true;
-            }
-        }
-        let bindings = check(manifest, selected, &is_bound, &module)?;
-        Ok((words, bindings))
+        flatten(request, self.sources)
+            .map_err(|error| Diagnostic::error(codes::BUILD, error.to_string()))
     }
+}
+
+/// Builds the module and compares it with the manifest.
+fn module(
+    builder: &dyn Builder,
+    shader: &Flattened,
+    manifest: &Manifest,
+    wanted: &Wanted,
+    selected: &Selected,
+) -> Result<(Vec<u32>, Vec<(u32, Access)>), Diagnostic> {
+    let words = builder.build(shader).map_err(|error| {
+        let code = match error {
+            BuildError::NoCompiler { .. } => codes::NO_COMPILER,
+            _ => codes::BUILD,
+        };
+        Diagnostic::error(code, error.to_string())
+    })?;
+    let module = reflect(&words, &selected.spec).map_err(|error| {
+        let shader = &selected.shader;
+        let message = format!("the module of shader `{shader}` is not usable: {error}");
+        Diagnostic::error(codes::BAD_SPIRV, message)
+    })?;
+    let numbers = 0..manifest.ports.len() as u32;
+    let is_bound = |number| wanted.bindings.iter().any(|(bound, _)| *bound == number);
+    let bound: Vec<bool> = numbers.map(is_bound).collect();
+    let bindings = check(manifest, selected, &bound, &module)?;
+    Ok((words, bindings))
 }
 
 /// Bindings as the manifest declares them.

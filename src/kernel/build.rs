@@ -76,7 +76,7 @@ pub trait Builder {
     fn identity(&self) -> String;
 }
 
-/// Puts the definitions behind the `#version` line and replaces each `#include "path"` (relative to the including
+/// Puts the definitions that the shader mentions behind the `#version` line and replaces each `#include "path"` (relative to the including
 /// file, once per file) by the file's text. `#line` directives keep messages pointing at the files people edit.
 pub fn flatten(request: BuildRequest<'_>, sources: &dyn Sources) -> Result<Flattened, BuildError> {
     let path = format!("shaders/{}", request.shader);
@@ -93,14 +93,34 @@ pub fn flatten(request: BuildRequest<'_>, sources: &dyn Sources) -> Result<Flatt
         }
     }
     out.push_str("#extension GL_GOOGLE_cpp_style_line_directive : require\n");
-    for (name, value) in request.defines {
+    let rest: Vec<&str> = lines.collect();
+    let mut body = format!("#line {before} \"{path}\"\n");
+    let mut seen = BTreeSet::new();
+    append(&mut body, &path, &rest, before, sources, &mut seen, 0)?;
+    for (name, value) in mentioned(request.defines, &body) {
         out.push_str(&format!("#define {name} {value}\n"));
     }
-    out.push_str(&format!("#line {before} \"{path}\"\n"));
-    let rest: Vec<&str> = lines.collect();
-    let mut seen = BTreeSet::new();
-    append(&mut out, &path, &rest, before, sources, &mut seen, 0)?;
+    out.push_str(&body);
     Ok(Flattened { path, text: out })
+}
+
+/// The definitions whose name stands in `text`, or in the value of a later one that does: an option that a shader
+/// does not look at must not make another module of it.
+fn mentioned<'a>(defines: &'a [(String, String)], text: &'a str) -> Vec<&'a (String, String)> {
+    let mut words: BTreeSet<&str> = words(text).collect();
+    let mut kept = Vec::new();
+    for define in defines.iter().rev() {
+        if words.contains(define.0.as_str()) {
+            words.extend(self::words(&define.1));
+            kept.push(define);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }
 
 fn append(
@@ -331,7 +351,7 @@ mod tests {
             ),
             (
                 "shaders/include/a.glsl",
-                "#include \"b.glsl\"\n#include \"b.glsl\"\nint a;\n",
+                "#include \"b.glsl\"\n#include \"b.glsl\"\nint a[N];\n",
             ),
             ("shaders/include/b.glsl", "int b;\n"),
         ]);
@@ -347,8 +367,28 @@ mod tests {
         let expected = "// a kernel\n#version 460\n#extension GL_GOOGLE_cpp_style_line_directive : require\n\
             #define N 4\n#line 3 \"shaders/k.comp\"\n#line 1 \"shaders/include/a.glsl\"\n\
             #line 1 \"shaders/include/b.glsl\"\nint b;\n#line 2 \"shaders/include/a.glsl\"\n\
-            #line 3 \"shaders/include/a.glsl\"\nint a;\n#line 4 \"shaders/k.comp\"\nvoid main() {}\n";
+            #line 3 \"shaders/include/a.glsl\"\nint a[N];\n#line 4 \"shaders/k.comp\"\nvoid main() {}\n";
         assert_eq!(flat.text, expected);
+    }
+
+    #[test]
+    fn definitions_that_nobody_mentions_are_left_out() {
+        let sources = texts(&[("shaders/k.comp", "#version 460\nint a = ACT + Nn + N_;\n")]);
+        let defines = ["ACT_RELU 0", "ACT_GELU 1", "ACT ACT_GELU", "N 4", "A float"];
+        let defines = defines.map(|define| {
+            let (name, value) = define.split_once(' ').unwrap();
+            (name.to_string(), value.to_string())
+        });
+        let request = BuildRequest {
+            shader: "k.comp",
+            defines: &defines,
+        };
+        let text = flatten(request, &sources).unwrap().text;
+        let kept: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("#define"))
+            .collect();
+        assert_eq!(kept, ["#define ACT_GELU 1", "#define ACT ACT_GELU"]);
     }
 
     #[test]
