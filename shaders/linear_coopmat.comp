@@ -8,10 +8,12 @@
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "include/storage.glsl"
 
 layout(local_size_x = LOCAL_X) in;
+#define ROWS_BY_SUBGROUP
 #include "include/linear_io.glsl"
 
 const uint TILE = 128;

@@ -7,11 +7,13 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "include/storage.glsl"
 
 layout(constant_id = 0) const uint LANES = 128;
 layout(local_size_x = LOCAL_X) in;
+#define ROWS_BY_SUBGROUP
 #include "include/linear_io.glsl"
 
 const uint ROWS = 4;

@@ -148,12 +148,22 @@ void finish(uint row, uint column, vec4 acc) {
 // last one to arrive normalises the block and sets the counter back for the next run. Nobody waits for anybody, so
 // no forward progress between workgroups is assumed.
 shared uint arrived;
+
+#ifdef ROWS_BY_SUBGROUP
+// A row belongs to a subgroup of 32: its sums need neither shared memory nor barriers, and rows overlap.
+const uint TEAM = 32;
+#define TEAMS gl_NumSubgroups
+#define MY_TEAM gl_SubgroupID
+#define MY_LANE gl_SubgroupInvocationID
+#define team_sum subgroupAdd
+#else
 shared float team_sums[LOCAL_X];
 
-// Sum over the TEAM invocations that share a row.
+// Sum over the TEAM invocations that share a row. All of the workgroup must call it.
 const uint TEAM = LOCAL_X < 32 ? LOCAL_X : 32;
 const uint TEAMS = LOCAL_X / TEAM;
-const uint ROW_ITEMS = (N_OUT + TEAM - 1) / TEAM;
+#define MY_TEAM (gl_LocalInvocationID.x / TEAM)
+#define MY_LANE (gl_LocalInvocationID.x % TEAM)
 float team_sum(float value) {
     uint t = gl_LocalInvocationID.x;
     uint lane = t % TEAM;
@@ -170,6 +180,8 @@ float team_sum(float value) {
     }
     return team_sums[t - lane];
 }
+#endif
+const uint ROW_ITEMS = (N_OUT + TEAM - 1) / TEAM;
 
 // Normalises rows `first .. first + count` if this workgroup is the last of `arrivals` to finish writing them.
 void finish_rows(uint block, uint first, uint count, uint arrivals) {
@@ -183,9 +195,21 @@ void finish_rows(uint block, uint first, uint count, uint arrivals) {
         return;
     }
     memoryBarrierBuffer();
-    uint n_out = n / GATES;
-    uint lane = gl_LocalInvocationID.x % TEAM;
-    uint team = gl_LocalInvocationID.x / TEAM;
+    const uint n_out = N_OUT;
+    uint lane = MY_LANE;
+    uint team = MY_TEAM;
+    // The same columns for every row of this invocation.
+    float gain[ROW_ITEMS];
+    float shift[ROW_ITEMS];
+    [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+        uint j = min(i * TEAM + lane, n_out - 1);
+        gain[i] = norm_weight[j];
+#if HAS_NORM_BIAS
+        shift[i] = norm_bias[j];
+#else
+        shift[i] = 0.0;
+#endif
+    }
     for (uint r0 = 0; r0 < count; r0 += TEAMS) {
         uint r = r0 + team;
         uint row = min(first + r, m - 1);
@@ -210,11 +234,7 @@ void finish_rows(uint block, uint first, uint count, uint arrivals) {
             [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
                 uint j = i * TEAM + lane;
                 if (j < n_out) {
-                    float value = (items[i] - mean) * scale * norm_weight[j];
-#if HAS_NORM_BIAS
-                    value += norm_bias[j];
-#endif
-                    y[row * n_out + j] = A(value);
+                    y[row * n_out + j] = A((items[i] - mean) * scale * gain[i] + shift[i]);
                 }
             }
         }
