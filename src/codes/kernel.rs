@@ -19,8 +19,6 @@ pub const FORMULA: Code = Code("G0406");
 pub const NO_VARIANT: Code = Code("G0410");
 /// A choice of the profile or of the user that is not possible.
 pub const BAD_CHOICE: Code = Code("G0411");
-/// An expression of a manifest has no value for these sizes.
-pub const NO_VALUE: Code = Code("G0412");
 /// The shader does not compile.
 pub const BUILD: Code = Code("G0420");
 /// SPIR-V that is not there and cannot be built.
@@ -75,7 +73,8 @@ Example: `\"y[i<m, j<n] = x[i,j] + bias[j]\"`. `shaders/README.md` describes the
         code: NO_VARIANT,
         title: "no variant of a kernel can run on the device",
         text: "Each variant is refused for a reason that the message lists: a feature that the device lacks, a \
-condition that these sizes do not meet, or a limit (workgroup size, workgroup count, shared memory, push constants, \
+condition that these sizes do not meet, an expression that has no value for them (a remainder where an exact \
+quotient is wanted, a dim that only an unbound optional port would bind), or a limit (workgroup size, workgroup count, shared memory, push constants, \
 storage buffers). The `tiled` or `plain` variant of a kernel fails only on the last ones, mostly because a dimension \
 is out of proportion.",
     },
@@ -85,13 +84,6 @@ is out of proportion.",
         text: "A device profile (`profiles/devices/*.ron`, field `choices`) or a command line names a variant that \
 the kernel does not have or that cannot run here, or gives a specialisation constant a value outside the range that \
 the manifest allows.",
-    },
-    Explained {
-        code: NO_VALUE,
-        title: "an expression of a manifest has no value",
-        text: "With the sizes of this pass an expression divides by zero, overflows, leaves a remainder where an \
-exact quotient is wanted, or uses a dim that only an unbound optional port would bind (guard it: \
-`if(has_position, p, 1)`).",
     },
     Explained {
         code: BUILD,
