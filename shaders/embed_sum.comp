@@ -6,6 +6,7 @@
 
 layout(constant_id = 0) const uint WIDTH = 64;
 layout(local_size_x_id = 0) in;
+const uint ITEMS = (D + LOCAL_X - 1) / LOCAL_X;
 #include "include/reduce.glsl"
 
 layout(binding = BIND_IDS) readonly buffer In0 { uint ids[]; };
@@ -42,27 +43,36 @@ void main() {
     if (row >= m) {
         return;
     }
+    // The row stays in registers between the sums.
+    float items[ITEMS];
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        uint j = i * WIDTH + gl_LocalInvocationID.x;
+        items[i] = j < d ? embedding(row, j) : 0.0;
+    }
 #if HAS_NORM_WEIGHT
     float total = 0.0;
-    for (uint j = gl_LocalInvocationID.x; j < d; j += WIDTH) {
-        total += embedding(row, j);
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        total += items[i];
     }
     float mean = workgroup_sum(total) / float(d);
     float squares = 0.0;
-    for (uint j = gl_LocalInvocationID.x; j < d; j += WIDTH) {
-        float e = embedding(row, j) - mean;
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        float e = i * WIDTH + gl_LocalInvocationID.x < d ? items[i] - mean : 0.0;
         squares += e * e;
     }
     float scale = inversesqrt(workgroup_sum(squares) / float(d) + eps);
 #endif
-    for (uint j = gl_LocalInvocationID.x; j < d; j += WIDTH) {
-        float value = embedding(row, j);
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        uint j = i * WIDTH + gl_LocalInvocationID.x;
+        if (j < d) {
+            float value = items[i];
 #if HAS_NORM_WEIGHT
-        value = (value - mean) * scale * norm_weight[j];
+            value = (value - mean) * scale * norm_weight[j];
 #endif
 #if HAS_NORM_BIAS
-        value += norm_bias[j];
+            value += norm_bias[j];
 #endif
-        y[row * d + j] = A(value);
+            y[row * d + j] = A(value);
+        }
     }
 }

@@ -13,7 +13,7 @@ layout(binding = BIND_SPANS) readonly buffer In1 { uvec2 spans[]; };
 layout(binding = BIND_Y) buffer Out { float y[]; };
 layout(push_constant) uniform Push { uint m, d, b; float eps; };
 
-const uint COLUMNS = WIDTH < 64 ? WIDTH : 64;
+const uint COLUMNS = WIDTH < 128 ? WIDTH : 128;
 const uint LINES = WIDTH / COLUMNS;
 shared float lines[WIDTH];
 
