@@ -16,7 +16,9 @@ use graphc::device::{DeviceProfile, Feature};
 use graphc::diag::Diagnostic;
 use graphc::dtype::DType;
 use graphc::expr::Value;
+use graphc::formula::{decode, encode};
 use graphc::graph::Request;
+use graphc::interp::Interpreter;
 use graphc::kernel::build::{BuildRequest, Builder, CachedBuilder, ShadercBuilder, flatten};
 use graphc::kernel::check::check;
 use graphc::kernel::reflect::{ReflectError, Reflection, reflect};
@@ -552,6 +554,40 @@ fn an_option_that_the_shader_ignores_makes_no_kernel() {
     let plan = compile(&sources, Some(&builder()));
     assert_eq!(plan.kernels.len(), 2);
     assert_eq!(plan.entries[0].passes.len(), 3);
+}
+
+/// The example of `shaders/README.md` compiles and computes what it says.
+#[test]
+fn the_worked_example_runs() {
+    let readme = support::sources().read("shaders/README.md").unwrap();
+    let block = |language: &str| {
+        let (_, rest) = readme.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0.to_string()
+    };
+    let graph = r#"Graph(
+        name: "case", inputs: { "x": Tensor("f32", ["2", "3"]), "limit": Tensor("f32", ["3"]) },
+        body: [
+            Pass(kernel: "scale", in: { "x": "x", "limit": "limit" }, out: { "y": "a" }, set: { "factor": "2.0" }),
+            Pass(kernel: "scale", in: { "x": "x" }, out: { "y": "b" }, set: { "factor": "-0.5" }),
+        ],
+        outputs: ["a", "b"],
+    )"#;
+    let sources = With(BTreeMap::from([
+        ("shaders/scale.ron".to_string(), block("ron")),
+        ("shaders/scale.comp".to_string(), block("glsl")),
+        ("case.ron".to_string(), graph.to_string()),
+    ]));
+    let plan = compile(&sources, Some(&builder()));
+    let x = [1.0, -2.0, 3.0, -4.0, 5.0, -6.0];
+    let inputs = BTreeMap::from([
+        ("x".to_string(), encode(DType::F32, &x)),
+        ("limit".to_string(), encode(DType::F32, &[1.0, 100.0, 7.0])),
+    ]);
+    let mut interpreter = Interpreter::new(&plan, |_| vec![]).unwrap();
+    let got = interpreter.run(&plan.entries[0].name, 0, &inputs).unwrap();
+    let decoded = |name: &str| decode(DType::F32, &got[name]).unwrap();
+    assert_eq!(decoded("a"), [1.0, -4.0, 6.0, -1.0, 10.0, -7.0]);
+    assert_eq!(decoded("b"), x.map(|v| -0.5 * v));
 }
 
 #[test]
