@@ -198,6 +198,9 @@ impl<'a> Instances<'a> {
     }
 }
 
+/// The words of a module, and its bindings with how it touches them.
+type Module = (Vec<u32>, Vec<(u32, Access)>);
+
 /// Builds the module and compares it with the manifest.
 fn module(
     builder: &dyn Builder,
@@ -205,7 +208,7 @@ fn module(
     manifest: &Manifest,
     wanted: &Wanted,
     selected: &Selected,
-) -> Result<(Vec<u32>, Vec<(u32, Access)>), Diagnostic> {
+) -> Result<Module, Diagnostic> {
     let words = builder.build(shader).map_err(|error| {
         let code = match error {
             BuildError::NoCompiler { .. } => codes::NO_COMPILER,

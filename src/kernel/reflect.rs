@@ -201,11 +201,14 @@ fn text(words: &[u32]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// An id, or a member of a structure.
+type Decorated = (u32, Option<u32>);
+
 /// Declarations of a module by id, with what they amount to.
 struct Globals<'a> {
     declared: BTreeMap<u32, Instruction<'a>>,
     /// Decorations of an id or of a member of a structure, with their first operand.
-    decorations: BTreeMap<(u32, Option<u32>), Vec<(Decoration, Option<u32>)>>,
+    decorations: BTreeMap<Decorated, Vec<(Decoration, Option<u32>)>>,
     /// Values of integer and boolean constants.
     values: BTreeMap<u32, u64>,
     /// Bytes of types.

@@ -225,7 +225,11 @@ fn features(
         (Feature::ArithmeticF16, enable.float16),
         (Feature::StorageI8, enable.storage_8 && enable.int8),
         (Feature::SubgroupArithmetic, operations.contains(arithmetic)),
-        (Feature::Subgroup32, can_be_32),
+        // Kernels for 32-wide subgroups exchange values between lanes.
+        (
+            Feature::Subgroup32,
+            can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE),
+        ),
         (Feature::CoopmatF16, coopmat),
     ]
     .into_iter()
