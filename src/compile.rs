@@ -68,7 +68,7 @@ pub struct Job<'a> {
     pub sources: &'a dyn Sources,
     /// The device.
     pub profile: &'a DeviceProfile,
-    /// One per entry.
+    /// One per entry; one without a shape stands for all entries that the graph names.
     pub entries: &'a [Request],
     /// Which fusion rules to leave out.
     pub fusion: FuseOptions,
@@ -126,8 +126,12 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let loaded = text::load(job.graph, job.sources, map)?;
     let library = kernel::manifest::load(job.sources, map)?;
     let mut fused = Vec::with_capacity(job.entries.len());
-    for request in job.entries {
-        fused.push(front(job, &loaded, &library, request, &mut said)?);
+    for request in job
+        .entries
+        .iter()
+        .flat_map(|request| request.shapes(&loaded))
+    {
+        fused.push(front(job, &loaded, &library, &request, &mut said)?);
     }
 
     let mut instances = Instances::new(job.profile, job.sources, job.builder, &job.variants);

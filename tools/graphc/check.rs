@@ -46,8 +46,8 @@ fn lines(
     fusion.disabled.extend(loaded.graph.disable.iter().cloned());
     let mut lines = String::new();
     let mut warnings = Diagnostics::default();
-    for request in requests {
-        lines += &entry(&loaded, &library, request, &fusion, &mut warnings)?;
+    for request in requests.iter().flat_map(|request| request.shapes(&loaded)) {
+        lines += &entry(&loaded, &library, &request, &fusion, &mut warnings)?;
     }
     Ok((lines, warnings))
 }

@@ -37,6 +37,22 @@ pub struct Request {
     pub dtypes: BTreeMap<String, DType>,
 }
 
+impl Request {
+    /// The shapes that this request stands for: itself, or, if it gives no shape, one request for each entry that the
+    /// graph file names.
+    pub fn shapes(&self, loaded: &Loaded) -> Vec<Request> {
+        let open = self.entry.is_none() && self.dims.is_empty();
+        if !open || loaded.graph.entries.is_empty() {
+            return vec![self.clone()];
+        }
+        let named = loaded.graph.entries.iter().map(|(name, _)| Request {
+            entry: Some(name.value.clone()),
+            ..self.clone()
+        });
+        named.collect()
+    }
+}
+
 /// Expands `loaded` for the entry and model of `request`.
 pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
     let (env, arithmetic) = params::environment(&loaded.graph, request)?;
