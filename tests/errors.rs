@@ -100,7 +100,6 @@ fn messages_are_as_recorded() {
     let bless = std::env::var_os("BLESS").is_some();
     let mut wrong = Vec::new();
     for case in cases() {
-        let said = run(&case);
         let (code, _) = case
             .file_name()
             .unwrap()
@@ -108,6 +107,11 @@ fn messages_are_as_recorded() {
             .unwrap()
             .split_once('_')
             .unwrap();
+        if code == "G0420" && cfg!(not(feature = "shaderc")) {
+            println!("SKIPPED {}: it takes a GLSL compiler", case.display());
+            continue;
+        }
+        let said = run(&case);
         let first = said
             .lines()
             .find(|line| line.starts_with("error") || line.starts_with("warning"));
