@@ -4,7 +4,7 @@
 //! what was said while everything was destroyed.
 
 use std::ffi::{CStr, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ash::{ext, vk};
 
@@ -12,6 +12,11 @@ use super::error::VkError;
 
 /// The layer that checks our use of Vulkan.
 const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
+
+/// A bare instance that is never destroyed. With the last instance of a process the loader unloads the drivers, and
+/// NVIDIA's cannot be loaded again any number of times: after about ten sessions one after another there was no
+/// device left.
+static ANCHOR: OnceLock<(ash::Entry, ash::Instance)> = OnceLock::new();
 
 /// What the validation layer said, in order. Clones share one list.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +72,7 @@ impl Instance {
         let debug_utils = (validation || labels) && has_debug_utils(&entry, validation)?;
         let messages = Messages::default();
         let raw = create(&entry, validation, debug_utils, &messages)?;
+        anchor(&entry);
         let mut instance = Instance {
             raw,
             debug: None,
@@ -89,6 +95,17 @@ impl Instance {
     /// What the validation layer says; empty for ever without validation.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
+    }
+}
+
+/// Sets the process's [`ANCHOR`] once. Without it everything works, until a driver refuses to come back.
+fn anchor(entry: &ash::Entry) {
+    if ANCHOR.get().is_none()
+        && let Ok(raw) = create(entry, false, false, &Messages::default())
+        && let Err((_, raw)) = ANCHOR.set((entry.clone(), raw))
+    {
+        // SAFETY: another thread was first; nothing was made from this instance.
+        unsafe { raw.destroy_instance(None) };
     }
 }
 
