@@ -106,11 +106,7 @@ impl<'a> Interpreter<'a> {
         }
         for weight in &plan.weights {
             let bytes = weights(weight);
-            let wanted = weight
-                .shape
-                .iter()
-                .try_fold(weight.dtype.bytes(), |all, size| all.checked_mul(*size))
-                .unwrap_or(u64::MAX);
+            let wanted = weight.dtype.size_of(&weight.shape).unwrap_or(u64::MAX);
             expect_size(&weight.name, wanted, bytes.len())?;
             let range = span(&weight.name, weight.offset, wanted)?;
             place(&mut arenas, weight.arena, &weight.name, range)?.copy_from_slice(&bytes);

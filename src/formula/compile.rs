@@ -277,11 +277,7 @@ impl Scope<'_, '_> {
                 return self.fail(node, format!("port `{name}` is read before it is defined"));
             }
             self.shared.read.insert(name);
-            let elements = port
-                .shape
-                .iter()
-                .try_fold(port.dtype.bytes(), |all, size| all.checked_mul(*size));
-            if elements != Some(port.bytes.len() as u64) {
+            if port.dtype.size_of(port.shape) != Some(port.bytes.len() as u64) {
                 let message = format!(
                     "port `{name}` of {} {:?} has {} bytes",
                     port.dtype,

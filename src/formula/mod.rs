@@ -35,6 +35,7 @@ mod compile;
 mod eval;
 mod math;
 mod parse;
+mod store;
 
 pub use math::erf;
 
@@ -110,40 +111,7 @@ impl Formula {
     }
 }
 
-/// The elements of a tensor as f64; every storage type converts exactly. `None` if the bytes are not a whole
-/// number of elements.
-pub fn decode(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
-    fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
-        let (elements, rest) = bytes.as_chunks::<N>();
-        rest.is_empty()
-            .then(|| elements.iter().map(|element| value(*element)).collect())
-    }
-    match dtype {
-        DType::F32 => each(bytes, |b| f32::from_le_bytes(b).into()),
-        DType::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f64()),
-        DType::Bf16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f64()),
-        DType::I32 => each(bytes, |b| i32::from_le_bytes(b).into()),
-        DType::U32 => each(bytes, |b| u32::from_le_bytes(b).into()),
-        DType::I8 => each(bytes, |b| i8::from_le_bytes(b).into()),
-        DType::U8 => each(bytes, |b: [u8; 1]| b[0].into()),
-    }
-}
-
-/// Stores values with the rounding of the storage type: to nearest for floats, truncated and clamped for integers.
-pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
-    fn each<const N: usize>(values: &[f64], bytes: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
-        values.iter().flat_map(|value| bytes(*value)).collect()
-    }
-    match dtype {
-        DType::F32 => each(values, |v| (v as f32).to_le_bytes()),
-        DType::F16 => each(values, |v| half::f16::from_f64(v).to_le_bytes()),
-        DType::Bf16 => each(values, |v| half::bf16::from_f64(v).to_le_bytes()),
-        DType::I32 => each(values, |v| (v as i32).to_le_bytes()),
-        DType::U32 => each(values, |v| (v as u32).to_le_bytes()),
-        DType::I8 => each(values, |v| (v as i8).to_le_bytes()),
-        DType::U8 => each(values, |v| (v as u8).to_le_bytes()),
-    }
-}
+pub use store::{decode, encode};
 
 #[cfg(test)]
 mod tests;

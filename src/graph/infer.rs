@@ -18,15 +18,21 @@ use crate::text::ast::Name;
 /// Element type and shape.
 type Type = (DType, Vec<u64>);
 
-/// The element type that a type variable has if nothing else fixes it: activations and weights follow the graph's
-/// aliases.
+/// The element type that a type variable has if nothing else fixes it: activations, weights, the residual stream and
+/// the key and value cache follow the graph's aliases. A graph that names no stream keeps it in the activations' type.
 pub(super) fn default_type(dtypes: &BTreeMap<String, DType>, variable: &str) -> Option<DType> {
     let alias = match variable {
         "A" => "act",
         "W" => "weight",
+        "S" => "stream",
+        "C" => "kv",
         _ => return None,
     };
-    dtypes.get(alias).copied()
+    let own = dtypes.get(alias).copied();
+    match variable {
+        "S" => own.or_else(|| default_type(dtypes, "A")),
+        _ => own,
+    }
 }
 
 /// Types `flat` by the kernels of `library`.
@@ -241,9 +247,20 @@ impl<'a> Typer<'a> {
         let FlatKind::View { of, shape, offset } = &self.flat.values[value].kind else {
             return Ok(());
         };
-        let Some((_, whole)) = self.type_of(*of) else {
+        let Some((dtype, whole)) = self.type_of(*of) else {
             return Ok(());
         };
+        if dtype.is_block() {
+            let info = &self.flat.values[value];
+            let message = format!(
+                "view `{}` looks into {dtype} `{}`",
+                info.name, self.flat.values[*of].name
+            );
+            return Err(Diagnostic::error(codes::VIEW, message)
+                .at(info.origin.span, "")
+                .help("the scales of a block format lie behind all of its elements: make the part a weight of its own")
+                .into());
+        }
         let last = elements(shape).and_then(|count| count.checked_add(*offset));
         if last.is_some_and(|last| elements(&whole).is_some_and(|count| last <= count)) {
             return Ok(());

@@ -110,9 +110,7 @@ pub struct ValueInfo {
 impl ValueInfo {
     /// Bytes, or `None` past 2^64.
     pub fn bytes(&self) -> Option<u64> {
-        self.shape
-            .iter()
-            .try_fold(self.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
+        self.dtype.size_of(&self.shape)
     }
 }
 

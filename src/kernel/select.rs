@@ -316,7 +316,8 @@ impl<'a> Selector<'a> {
             .iter()
             .flatten()
             .filter_map(|(dtype, _)| match dtype {
-                DType::F16 | DType::Bf16 => Some(Feature::StorageF16),
+                // Block formats: their scales.
+                DType::F16 | DType::Bf16 | DType::Int8 | DType::Int4 => Some(Feature::StorageF16),
                 DType::I8 | DType::U8 => Some(Feature::StorageI8),
                 DType::F32 | DType::I32 | DType::U32 => None,
             });
@@ -549,5 +550,7 @@ fn glsl_type(dtype: DType) -> &'static str {
         DType::U32 => "uint",
         DType::I8 => "int8_t",
         DType::U8 => "uint8_t",
+        // Sixteen bytes of them at a time; see `W_INT8`.
+        DType::Int8 | DType::Int4 => "uvec4",
     }
 }

@@ -71,12 +71,8 @@ impl Plan {
         }
         for weight in &self.weights {
             let place = || format!("weight `{}`", weight.name);
-            let bytes = weight
-                .shape
-                .iter()
-                .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
-            let Some(bytes) = bytes else {
-                return wrong(place(), "more than 2^64 bytes");
+            let Some(bytes) = weight.dtype.size_of(&weight.shape) else {
+                return wrong(place(), "its type and shape have no size in bytes");
             };
             let arena = self
                 .arenas
@@ -142,10 +138,7 @@ impl Plan {
         let Some(arena) = self.arenas.get(tensor.arena) else {
             return Err(format!("arena {} is not there", tensor.arena.0));
         };
-        let bytes = tensor
-            .shape
-            .iter()
-            .try_fold(tensor.dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
+        let bytes = tensor.dtype.size_of(&tensor.shape);
         if bytes != Some(tensor.bytes) || tensor.bytes == 0 {
             return Err(format!(
                 "{} bytes do not match {} {:?}",

@@ -15,10 +15,7 @@ const MAX_PROBLEMS: usize = 12;
 
 /// Bytes of a packed weight, or `None` past 2^64.
 pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
-    weight
-        .shape
-        .iter()
-        .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
+    weight.dtype.size_of(&weight.shape)
 }
 
 /// Features that the plan needs and `features` lacks.

@@ -50,11 +50,7 @@ impl Layout {
                     "its recipe is nested deeper than {MAX_DEPTH}"
                 )));
             }
-            let bytes = weight
-                .shape
-                .iter()
-                .try_fold(weight.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
-                .ok_or_else(too_large)?;
+            let bytes = weight.dtype.size_of(&weight.shape).ok_or_else(too_large)?;
             let start = end.checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
             end = start
                 .checked_add(bytes)

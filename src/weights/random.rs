@@ -39,6 +39,11 @@ impl RandomWeights {
             weight: weight.name.clone(),
             reason,
         };
+        if weight.dtype.is_block() {
+            let elements = weight.shape.iter().product();
+            fill_blocks(weight.dtype, elements, self.key(&weight.name), start, out);
+            return Ok(());
+        }
         if !convert::can_narrow(weight.dtype) {
             return Err(fault(format!(
                 "its type is {}; weights are f32, f16 or bf16",
@@ -84,6 +89,51 @@ impl RandomWeights {
     }
 }
 
+/// The bytes from `start` on of a tensor in a block format: any integers, and scales around the one that gives them
+/// the deviation of other weights.
+fn fill_blocks(dtype: DType, elements: u64, key: u64, start: u64, out: &mut [u8]) {
+    let quants = if dtype == DType::Int8 {
+        elements
+    } else {
+        elements / 2
+    };
+    out.par_chunks_mut(BLOCK)
+        .enumerate()
+        .for_each(|(block, out)| {
+            let mut at = start + (block * BLOCK) as u64;
+            let mut rest = out;
+            while !rest.is_empty() {
+                let word = if at < quants {
+                    bits(key, at / 8).to_le_bytes()
+                } else {
+                    shared_word(dtype, bits(key, at / 8))
+                };
+                let skip = (at % 8) as usize;
+                let now = rest.len().min(8 - skip);
+                let (piece, after) = rest.split_at_mut(now);
+                piece.copy_from_slice(&word[skip..skip + now]);
+                (rest, at) = (after, at + now as u64);
+            }
+        });
+}
+
+/// Eight bytes of what groups share: four scales, or two pairs of scale and minimum.
+fn shared_word(dtype: DType, bits: u64) -> [u8; 8] {
+    let mut word = [0; 8];
+    // Integers spread evenly over 256 values deviate by 73.9, over 16 values by 4.61.
+    let (step, groups) = match dtype {
+        DType::Int8 => (DEVIATION / 73.9, 4),
+        _ => (DEVIATION / 4.61, 2),
+    };
+    let size = 8 / groups;
+    for (group, out) in word.chunks_exact_mut(size).enumerate() {
+        let part = (bits >> (16 * group) & 0xffff) as f32 / 65535.0;
+        let scale = step * (0.75 + 0.5 * part);
+        convert::narrow(&[scale, -7.5 * scale][..size / 2], DType::F16, out);
+    }
+    word
+}
+
 /// Whether it is the factor of a norm, which is 1 in a fresh model: a list of numbers whose tensor is called
 /// `..norm..`, and not `..bias` or `..beta`.
 fn is_norm_scale(weight: &plan::Weight) -> bool {
@@ -104,13 +154,18 @@ fn fill_constant(value: f32, dtype: DType, out: &mut [u8]) {
         .for_each(|out| out.copy_from_slice(&one[..size]));
 }
 
-/// The `index`-th number of a stream of about N(0, 1): a sum of four 16-bit uniforms (Irwin-Hall, within 3.5
-/// deviations) from one output of SplitMix64 (Steele, Lea, Flood 2014) at that position.
-fn normal(key: u64, index: u64) -> f32 {
+/// The `index`-th output of SplitMix64 (Steele, Lea, Flood 2014).
+fn bits(key: u64, index: u64) -> u64 {
     let mut bits = key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^= bits >> 31;
+    bits ^ (bits >> 31)
+}
+
+/// The `index`-th number of a stream of about N(0, 1): a sum of four 16-bit uniforms (Irwin-Hall, within 3.5
+/// deviations) from one random word.
+fn normal(key: u64, index: u64) -> f32 {
+    let bits = bits(key, index);
     let sum = (bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48);
     // Mean 2 x 65535, variance 4 x (65536^2 - 1) / 12.
     (sum as f32 - 131_070.0) / 37_837.23
@@ -180,6 +235,33 @@ mod tests {
         RandomWeights::new(8).write(&w, 131_100, &mut part).unwrap();
         assert_ne!(part, whole[131_100..131_100 + 150_002]);
         assert!(RandomWeights::new(7).write(&w, 1, &mut part).is_err());
+    }
+
+    #[test]
+    fn block_formats_look_normal_and_come_in_parts() {
+        for dtype in [DType::Int8, DType::Int4] {
+            let w = weight("w", dtype, &[300, 1024]);
+            let mut whole = vec![0; dtype.size_of(&w.shape).unwrap() as usize];
+            RandomWeights::new(1).write(&w, 0, &mut whole).unwrap();
+            let values = crate::formula::decode(dtype, &whole).unwrap();
+            let n = values.len() as f64;
+            let mean = values.iter().sum::<f64>() / n;
+            let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+            // The mean of -128..=127 is -0.5, 0.007 deviations.
+            assert!(
+                mean.abs() < (5.0 / n.sqrt() + 0.01) * 0.02,
+                "{dtype}: {mean}"
+            );
+            // Scales of 0.75 to 1.25 times the middle widen it by 1%.
+            assert!((deviation - 0.0202).abs() < 0.0003, "{dtype}: {deviation}");
+            for start in [1, 4095, whole.len() - 77] {
+                let mut part = vec![0; (whole.len() - start).min(100_003)];
+                RandomWeights::new(1)
+                    .write(&w, start as u64, &mut part)
+                    .unwrap();
+                assert_eq!(part, whole[start..start + part.len()]);
+            }
+        }
     }
 
     #[test]

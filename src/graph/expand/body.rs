@@ -6,7 +6,7 @@ use super::eval::{self, Scope};
 use super::{params, recipe};
 use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, Diagnostics, nearest};
-use crate::dtype::DType;
+use crate::dtype::{DType, GROUP};
 use crate::expr::Value;
 use crate::graph::Origin;
 use crate::graph::flat::{Declared, Flat, FlatKind, FlatPass, FlatValue, Setting};
@@ -703,10 +703,20 @@ impl<'a> Unroller<'a> {
             .iter()
             .map(|size| eval::size(size, env))
             .collect::<Result<Vec<_>, _>>()?;
-        let bytes = sizes
-            .iter()
-            .try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
-        if bytes.is_none()
+        let uneven = sizes.last().is_some_and(|row| !row.is_multiple_of(GROUP));
+        if dtype.is_block()
+            && uneven
+            && let Some(last) = shape.last()
+        {
+            let message = format!(
+                "{dtype} has groups of {GROUP} elements, rows of `{}` do not divide",
+                last.value
+            );
+            return Err(Diagnostic::error(codes::BAD_SIZE, message)
+                .at(last.span, "")
+                .into());
+        }
+        if dtype.size_of(&sizes).is_none()
             && let Some(first) = shape.first()
         {
             let factors: Vec<String> = sizes.iter().map(u64::to_string).collect();

@@ -49,12 +49,7 @@ fn weights(plan: &Plan, found: &mut Found) {
         return;
     };
     for (index, weight) in plan.weights.iter().enumerate() {
-        let bytes = weight
-            .shape
-            .iter()
-            .fold(weight.dtype.bytes(), |bytes, size| {
-                bytes.saturating_mul(*size)
-            });
+        let bytes = weight.dtype.size_of(&weight.shape).unwrap_or(u64::MAX);
         let range = weight.offset..weight.offset.saturating_add(bytes);
         if let Some((_, other)) = taken.pieces(weight.arena, &range).next() {
             let message = format!(
