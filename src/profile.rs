@@ -12,13 +12,18 @@ use crate::text::options;
 /// The folder that names are looked up in.
 pub const FOLDER: &str = "profiles/devices";
 
+/// Whether what names a profile is the path of a file.
+pub fn is_path(name: &str) -> bool {
+    name.contains('/') || name.ends_with(".ron")
+}
+
 /// Loads a profile: `nvidia-h200` means `profiles/devices/nvidia-h200.ron`; what has a `/` or ends in `.ron` is a path.
 pub fn load(
     name: &str,
     sources: &dyn Sources,
     map: &mut SourceMap,
 ) -> Result<DeviceProfile, Diagnostics> {
-    let is_path = name.contains('/') || name.ends_with(".ron");
+    let is_path = is_path(name);
     let path = if is_path {
         name.to_owned()
     } else {

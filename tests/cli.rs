@@ -144,6 +144,87 @@ fn bad_usage_is_named_and_ends_with_2() {
     refused(&root, 2, &["`tests`", "--root"]);
 }
 
+/// Runs graphc in another folder than the repository.
+fn graphc_in(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graphc"));
+    for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRAPHC_")) {
+        command.env_remove(variable);
+    }
+    command
+        .args(args)
+        .arg("--root")
+        .arg(ROOT)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn paths_are_looked_up_from_the_current_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = Path::new(ROOT).join("profiles/devices/lavapipe.ron");
+    let mine = std::fs::read_to_string(shipped)
+        .unwrap()
+        .replace("\"lavapipe\"", "\"mine\"");
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    for name in ["mine.ron", "below/mine.ron", "mine"] {
+        std::fs::write(folder.path().join(name), &mine).unwrap();
+    }
+    let compile = |profile: &str| {
+        let args = [
+            &["compile"],
+            &BERT[..8],
+            &["--profile", profile, "--emit", "plan"],
+        ]
+        .concat();
+        graphc_in(folder.path(), &args)
+    };
+    let absolute = folder.path().join("mine.ron");
+    for profile in [
+        "mine.ron",
+        "./mine",
+        "below/mine.ron",
+        "below/../mine.ron",
+        absolute.to_str().unwrap(),
+    ] {
+        assert!(done(&compile(profile)).contains("mine"), "{profile}");
+    }
+    // A name is one of the root's profiles, whatever lies here; a path that is not here is one of the root.
+    refused(
+        &compile("mine"),
+        2,
+        &["no device profile `mine`", "known profiles: lavapipe"],
+    );
+    for profile in ["lavapipe", "profiles/devices/lavapipe.ron"] {
+        assert!(done(&compile(profile)).contains("lavapipe"), "{profile}");
+    }
+    refused(
+        &compile("./nowhere.ron"),
+        2,
+        &["cannot read `./nowhere.ron`: No such file"],
+    );
+    refused(&compile("below"), 2, &["no device profile `below`"]);
+    refused(&compile("./below"), 2, &["below", "not a file"]);
+
+    std::fs::copy(
+        Path::new(ROOT).join(BERT[0]),
+        folder.path().join("mine-graph.ron"),
+    )
+    .unwrap();
+    refused(
+        &graphc_in(folder.path(), &["check", "mine-graph.ron"]),
+        2,
+        &["mine-graph.ron", "G0001"],
+    );
+    let there = graphc_in(folder.path(), &["check", BERT[0], "--model", "no-model"]);
+    refused(&there, 2, &["cannot read the model folder `no-model`"]);
+    let hub = graphc_in(
+        folder.path(),
+        &["check", BERT[0], "--model", "hf:no/model/here"],
+    );
+    refused(&hub, 1, &["hf:org/name"]);
+}
+
 #[test]
 fn numbers_come_as_json() {
     let printed = done(&compile(&["--json"]));
@@ -254,7 +335,12 @@ fn plan_files() {
         ("short.plan", &plan[..plan.len() / 2], "truncated"),
         ("empty.plan", &[], "not a plan"),
         ("altered.plan", &altered, "altered"),
-        ("foreign.plan", b"# A page about plans\n", "not a plan"),
+        (
+            "foreign.plan",
+            b"# A page about plans\n",
+            "it is text that starts with \"# A page\"",
+        ),
+        ("cut.plan", &plan[..5], "it ends after 5 bytes"),
     ] {
         std::fs::write(path(name), bytes).unwrap();
         refused(&verify(name), 2, &[name, words]);
@@ -268,10 +354,13 @@ fn what_cannot_be_written_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let there = |name: &str| folder.path().join(name);
     std::fs::create_dir(there("taken.plan")).unwrap();
-    for name in ["no/such/folder/a.plan", "taken.plan"] {
+    for (name, reason) in [
+        ("no/such/folder/a.plan", "there is no folder"),
+        ("taken.plan", "directory"),
+    ] {
         let path = there(name);
         let output = compile(&["-o", path.to_str().unwrap()]);
-        refused(&output, 1, &["cannot write", name]);
+        refused(&output, 1, &["cannot write", name, reason]);
     }
     // A graph that is wrong must not touch the plan of yesterday.
     std::fs::write(there("old.plan"), "yesterday").unwrap();
@@ -284,4 +373,29 @@ fn what_cannot_be_written_leaves_nothing_behind() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// A device is written to and stays a device; what it says is said with its name.
+#[test]
+#[cfg(all(feature = "shaderc", target_os = "linux"))]
+fn a_full_disk() {
+    use std::os::unix::fs::FileTypeExt as _;
+    refused(
+        &compile(&["-o", "/dev/full"]),
+        1,
+        &["cannot write `/dev/full`: No space left on device"],
+    );
+    let full = std::fs::metadata("/dev/full").unwrap();
+    assert!(full.file_type().is_char_device());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graphc"));
+    let stdout = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = command.arg("explain").stdout(stdout).output().unwrap();
+    refused(
+        &output,
+        1,
+        &["cannot write `standard output`: No space left on device"],
+    );
 }

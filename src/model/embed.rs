@@ -129,7 +129,14 @@ pub fn tokenize(
     let mut first = 1;
     let mut size = FIRST_WINDOW;
     loop {
-        let (batch, end) = read_window(&mut texts, size);
+        let (batch, end) = match read_window(&mut texts, size) {
+            // An empty window would say that the stream ended well.
+            (batch, End::Failed(error)) if batch.is_empty() => {
+                let _ = send.send(Err(EmbedError::Source(error)));
+                return;
+            }
+            window => window,
+        };
         let count = batch.len() as u64;
         let window = tokenizer.encode(&batch, first).map_err(EmbedError::from);
         let failed = window.is_err();

@@ -57,7 +57,7 @@ const LEVEL: i32 = 9;
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// Too short to be a plan, or the wrong first bytes.
-    #[error("not a plan file: it starts with {found:02x?}, a plan with {MAGIC:02x?}")]
+    #[error("not a plan file: {}", start(found))]
     Magic {
         /// The first bytes, at most eight.
         found: Vec<u8>,
@@ -98,6 +98,27 @@ pub enum CodecError {
     /// The plan contradicts itself.
     #[error("the plan file is not valid: {0}")]
     Invalid(#[from] Malformed),
+}
+
+/// How a file that is no plan starts, as people may know it again.
+fn start(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "it is empty".into(),
+        _ if bytes
+            .iter()
+            .all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t')) =>
+        {
+            format!(
+                "it is text that starts with {:?}",
+                String::from_utf8_lossy(bytes)
+            )
+        }
+        _ if MAGIC.starts_with(bytes) => format!("it ends after {} bytes", bytes.len()),
+        _ => {
+            let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("it starts with the bytes {}", hex.join(" "))
+        }
+    }
 }
 
 /// The bytes of a plan file.

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::measure::{Figures, SEED, measure, spread};
 use crate::request::{EntryArg, GraphArgs};
-use crate::{model, output, request};
+use crate::{model, output, request, shaders};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -43,7 +43,8 @@ pub struct Args {
         long,
         value_name = "N|NAME|UUID",
         env = "GRAPHC_DEVICE",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     device: Option<String>,
     /// Forwards that are measured for each entry and each way of running
@@ -71,7 +72,10 @@ pub struct Args {
 
 /// Measures.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let folder = args.model.as_deref().map(|name| model::folder(name, false));
+    let folder = args
+        .model
+        .as_deref()
+        .map(|name| request::model_folder(name, false));
     let folder = folder.transpose()?;
     let plan = match &args.file {
         Some(file) if file.extension().is_none_or(|ending| ending != "ron") => read(&args, file)?,
@@ -169,7 +173,7 @@ fn compiled(args: &Args, folder: Option<&Path>, context: &Context) -> Result<Pla
     };
     let wanted = GraphArgs {
         graph: PathBuf::from(&graph),
-        model: folder.map(Path::to_path_buf),
+        model: args.model.clone(),
         set: args.set.clone(),
         entry,
         dtype: args.dtype.clone(),
@@ -179,7 +183,7 @@ fn compiled(args: &Args, folder: Option<&Path>, context: &Context) -> Result<Pla
     let info =
         describe(args.device.as_deref()).map_err(|error| Failure::coded(error.code(), &error))?;
     let profile = model::tuned(&info, &sources)?;
-    let builder = model::builder(context)?;
+    let builder = shaders::builder(context)?;
     let job = Job {
         fusion: wanted.fusion(),
         builder: Some(&*builder),

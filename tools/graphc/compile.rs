@@ -6,15 +6,15 @@ use std::time::Instant;
 use clap::builder::PossibleValuesParser;
 use graphc::compile::{Compiled, Job, Stage, compile};
 use graphc::diag::Diagnostics;
-use graphc::kernel::build::{Builder, CachedBuilder};
+use graphc::kernel::build::Builder;
 use graphc::plan::{codec, dump};
 use graphc::profile;
 use graphc::span::{SourceMap, Sources};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
 use crate::request::GraphArgs;
+use crate::{output, shaders};
 
 /// Arguments of `compile`.
 #[derive(clap::Args)]
@@ -50,14 +50,19 @@ pub struct Args {
 /// Compiles a graph.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (sources, path) = context.graph(&args.graph.graph)?;
+    let (profiles, profile) = context.profile(&args.profile)?;
     let builder = if args.no_shaders || args.output.is_none() {
         None
     } else {
-        Some(shader_builder(context)?)
+        Some(shaders::builder(context)?)
     };
     let started = Instant::now();
     let mut map = SourceMap::default();
-    let compiled = match compiled(&args, &path, &sources, builder.as_deref(), &mut map)? {
+    let (graph, profile) = (
+        (&sources as _, path.as_str()),
+        (&profiles as _, profile.as_str()),
+    );
+    let compiled = match compiled(&args, graph, profile, builder.as_deref(), &mut map)? {
         Ok(compiled) => compiled,
         Err(problems) => return Err(Failure::Diagnosed(problems, map)),
     };
@@ -81,13 +86,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 fn compiled(
     args: &Args,
-    path: &str,
-    sources: &dyn Sources,
+    (sources, path): (&dyn Sources, &str),
+    (profiles, profile): (&dyn Sources, &str),
     builder: Option<&dyn Builder>,
     map: &mut SourceMap,
 ) -> Result<Result<Compiled, Diagnostics>, Failure> {
     let requests = args.graph.requests()?;
-    let profile = match profile::load(&args.profile, sources, map) {
+    let profile = match profile::load(profile, profiles, map) {
         Ok(profile) => profile,
         Err(problems) => return Ok(Err(problems)),
     };
@@ -136,24 +141,4 @@ fn finish(
 fn say(context: &Context, text: &str) -> Result<(), Failure> {
     context.say(text.trim_end());
     Ok(())
-}
-
-/// Shaders from the cache, built where the cache has none.
-#[cfg(feature = "shaderc")]
-fn shader_builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
-    let inner = graphc::kernel::build::ShadercBuilder::new().map_err(Failure::failed)?;
-    Ok(Box::new(CachedBuilder::new(
-        context.cache_dir()?.join("spirv"),
-        inner,
-    )))
-}
-
-/// Shaders from the cache only.
-#[cfg(not(feature = "shaderc"))]
-fn shader_builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
-    let inner = graphc::kernel::build::NoCompiler;
-    Ok(Box::new(CachedBuilder::new(
-        context.cache_dir()?.join("spirv"),
-        inner,
-    )))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use graphc::diag::Diagnostics;
+use graphc::profile;
 use graphc::sources::FsSources;
 use graphc::span::SourceMap;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -145,6 +146,22 @@ impl Context {
                 file.display()
             ))),
         }
+    }
+
+    /// A reader, and what in it is the device profile that was named on the command line: the name of one in the
+    /// root, or the path of a file as in [`Context::graph`].
+    pub fn profile(&self, named: &str) -> Result<(FsSources, String), Failure> {
+        if !profile::is_path(named) {
+            return Ok((self.sources()?, named.to_string()));
+        }
+        let (sources, path) = self.graph(Path::new(named))?;
+        // A file of the root itself must not be read as a name.
+        let path = if profile::is_path(&path) {
+            path
+        } else {
+            format!("./{path}")
+        };
+        Ok((sources, path))
     }
 
     /// One error message as a line for standard error.

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use graphc::vk::device::{self, DeviceInfo};
 use serde_json::json;
 
-use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 
@@ -18,10 +17,8 @@ pub struct Args {
 }
 
 /// Lists them.
-pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let _ = context;
-    let all =
-        device::list().map_err(|error| Failure::failed(format!("[{}] {error}", error.code().0)))?;
+pub fn run(args: Args) -> Result<(), Failure> {
+    let all = device::list().map_err(|error| Failure::coded(error.code(), &error))?;
     if args.json {
         let list: Vec<_> = all.iter().map(json_of).collect();
         let text = serde_json::to_string_pretty(&list).map_err(Failure::failed)?;

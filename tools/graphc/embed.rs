@@ -87,7 +87,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let tokenizer = model.tokenizer()?;
     let limit = u32::try_from(tokenizer.limit()).unwrap_or(u32::MAX);
     let total = (!args.texts.is_empty()).then_some(args.texts.len() as u64);
-    let mut sink = Sink::new(args.format.into(), args.output.clone())?;
+    let mut sink = Sink::new(args.format.into(), args.output.as_deref())?;
     timings.start = start.elapsed();
 
     let (send, receive) = mpsc::sync_channel(1);

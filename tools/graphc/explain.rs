@@ -2,7 +2,6 @@
 
 use graphc::codes;
 
-use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 
@@ -14,7 +13,7 @@ pub struct Args {
 }
 
 /// Prints the long explanation of a code.
-pub fn run(args: Args, _context: &Context) -> Result<(), Failure> {
+pub fn run(args: Args) -> Result<(), Failure> {
     let Some(code) = args.code else {
         let lines: Vec<String> = codes::all()
             .map(|known| format!("{}  {}\n", known.code.0, known.title))

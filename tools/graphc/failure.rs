@@ -32,7 +32,6 @@ impl Failure {
     }
 
     /// What was asked for failed, for a reason that `graphc explain` knows more about.
-    #[cfg(feature = "gpu")]
     pub fn coded(code: graphc::diag::Code, message: impl std::fmt::Display) -> Self {
         Self::Failed(format!(
             "{message}\nhelp: `graphc explain {}` says more",

@@ -67,7 +67,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             files.len()
         )));
     }
-    context.say(&format!("{} files, {} changed", files.len(), changed.len()));
+    let noun = if files.len() == 1 { "file" } else { "files" };
+    context.say(&format!(
+        "{} {noun}, {} changed",
+        files.len(),
+        changed.len()
+    ));
     Ok(())
 }
 

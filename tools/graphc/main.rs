@@ -23,6 +23,7 @@ mod measure;
 mod model;
 mod output;
 mod request;
+mod shaders;
 #[cfg(feature = "gpu")]
 mod sink;
 mod verify;
@@ -87,9 +88,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args, &context),
         Command::Fmt(args) => fmt::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
-        Command::Explain(args) => explain::run(args, &context),
+        Command::Explain(args) => explain::run(args),
         #[cfg(feature = "gpu")]
-        Command::Devices(args) => devices::run(args, &context),
+        Command::Devices(args) => devices::run(args),
         #[cfg(feature = "gpu")]
         Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => manual::completions(args),

@@ -38,7 +38,11 @@ pub fn man(args: ManArgs) -> Result<(), Failure> {
             .find_subcommand(name)
             .cloned()
             .map(|found| found.display_name(format!("graphc-{name}")))
-            .ok_or_else(|| Failure::bad_input(format!("there is no command `{name}`")))?,
+            .ok_or_else(|| {
+                Failure::bad_input(format!(
+                    "there is no command `{name}`; `graphc help` lists them"
+                ))
+            })?,
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;

@@ -11,9 +11,7 @@ use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
 use graphc::expr::Value;
 use graphc::graph::{FuseOptions, Request};
-use graphc::kernel::build::{Builder, CachedBuilder};
 use graphc::model::bucket::Bucket;
-use graphc::model::hub;
 use graphc::model::metadata::{ModelMetadata, find_graph};
 use graphc::model::runner::SessionRunner;
 use graphc::model::tokenizer::Tokenizer;
@@ -26,6 +24,7 @@ use graphc::weights::{Checkpoint, PackOptions, PackedWeights, Weights};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::{request, shaders};
 
 /// Which model, how, and where.
 #[derive(clap::Args)]
@@ -44,7 +43,8 @@ pub struct ModelArgs {
         long,
         value_name = "N|NAME|UUID",
         env = "GRAPHC_DEVICE",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     device: Option<String>,
     /// Element type of activations and weights
@@ -52,7 +52,7 @@ pub struct ModelArgs {
           value_parser = ["f32", "f16"])]
     dtype: String,
     /// Give a parameter of the graph a value; wins over the model [repeatable]
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = crate::request::setting)]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = request::setting)]
     set: Vec<(String, String)>,
     /// Switch a fusion rule off; `all` switches every rule off [repeatable]
     #[arg(long = "no-fusion", value_name = "RULE")]
@@ -74,7 +74,7 @@ pub struct Model {
 impl Model {
     /// Finds the folder, its graph and the device.
     pub fn open(args: &ModelArgs, context: &Context) -> Result<Self, Failure> {
-        let folder = folder(&args.model, args.download)?;
+        let folder = request::model_folder(&args.model, args.download)?;
         let metadata =
             ModelMetadata::open(&folder).map_err(|error| diagnosed(error.diagnostic()))?;
         let (sources, graph) = match &args.graph {
@@ -94,7 +94,7 @@ impl Model {
             set: args
                 .set
                 .iter()
-                .map(|(name, text)| (name.clone(), crate::request::value(text)))
+                .map(|(name, text)| (name.clone(), request::value(text)))
                 .collect(),
             entry: None,
             dims: BTreeMap::new(),
@@ -171,7 +171,7 @@ impl Model {
         context: &Context,
     ) -> Result<Result<Plan, Diagnostics>, Failure> {
         let entries: Vec<Request> = buckets.iter().map(|bucket| self.entry(*bucket)).collect();
-        let builder = builder(context)?;
+        let builder = shaders::builder(context)?;
         let mut job = Job::new(&self.graph, &self.sources, &self.profile, &entries);
         job.fusion = self.fusion.clone();
         job.builder = Some(&*builder);
@@ -273,19 +273,6 @@ pub fn graph_of(metadata: &ModelMetadata, sources: &FsSources) -> Result<String,
         .map_err(|error| diagnosed(error.diagnostic()))
 }
 
-/// The folder that `--model` names.
-pub fn folder(model: &str, download: bool) -> Result<PathBuf, Failure> {
-    let Some(name) = model.strip_prefix("hf:") else {
-        return Ok(PathBuf::from(model));
-    };
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let found = hub::cache_folder(variable).and_then(|cache| match hub::resolve(&cache, name) {
-        Err(hub::HubError::Missing { .. }) if download => hub::download(&cache, name),
-        other => other,
-    });
-    found.map_err(|error| Failure::coded(graphc::codes::model::HUB, &error))
-}
-
 /// The device's own limits and features with the roofs and choices of the profile that describes it, if one does.
 pub fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failure> {
     let mut profile = info.profile.clone();
@@ -302,26 +289,6 @@ pub fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Fa
         }
     }
     Ok(profile)
-}
-
-/// The compiler of shaders behind its cache.
-#[cfg(feature = "shaderc")]
-pub fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
-    let inner = graphc::kernel::build::ShadercBuilder::new().map_err(Failure::failed)?;
-    Ok(Box::new(CachedBuilder::new(
-        context.cache_dir()?.join("spirv"),
-        inner,
-    )))
-}
-
-/// The cache alone.
-#[cfg(not(feature = "shaderc"))]
-pub fn builder(context: &Context) -> Result<Box<dyn Builder>, Failure> {
-    let inner = graphc::kernel::build::NoCompiler;
-    Ok(Box::new(CachedBuilder::new(
-        context.cache_dir()?.join("spirv"),
-        inner,
-    )))
 }
 
 fn diagnosed(diagnostic: graphc::diag::Diagnostic) -> Failure {

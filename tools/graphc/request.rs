@@ -7,6 +7,7 @@ use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
 use graphc::expr::Value;
 use graphc::graph::{FuseOptions, Request};
+use graphc::model::hub;
 use graphc::model::metadata::ModelMetadata;
 use graphc::span::SourceMap;
 
@@ -18,9 +19,9 @@ pub struct GraphArgs {
     /// Graph file; a path that is not here is looked up in the root folder
     #[arg(value_name = "GRAPH.ron")]
     pub graph: PathBuf,
-    /// Model folder whose configuration gives the parameters
+    /// Model folder whose configuration gives the parameters, or hf:org/name from the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    pub model: Option<String>,
     /// Give a parameter (or a dimension's bound) a value; wins over the model
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub set: Vec<(String, String)>,
@@ -70,8 +71,9 @@ impl GraphArgs {
                 .collect(),
             ..Request::default()
         };
-        if let Some(folder) = &self.model {
-            let metadata = ModelMetadata::open(folder).map_err(|error| {
+        if let Some(model) = &self.model {
+            let folder = model_folder(model, false)?;
+            let metadata = ModelMetadata::open(&folder).map_err(|error| {
                 Failure::Diagnosed(Diagnostics::from(error.diagnostic()), SourceMap::default())
             })?;
             base.params = metadata.values;
@@ -108,6 +110,26 @@ impl GraphArgs {
             ..FuseOptions::default()
         }
     }
+}
+
+/// The folder that `--model` names.
+pub fn model_folder(model: &str, download: bool) -> Result<PathBuf, Failure> {
+    let Some(name) = model.strip_prefix("hf:") else {
+        let folder = PathBuf::from(model);
+        return match std::fs::metadata(&folder) {
+            Ok(_) => Ok(folder),
+            Err(_) if model.is_empty() => Err(Failure::bad_input("`--model` is empty")),
+            Err(error) => Err(Failure::bad_input(format!(
+                "cannot read the model folder `{model}`: {error}"
+            ))),
+        };
+    };
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let found = hub::cache_folder(variable).and_then(|cache| match hub::resolve(&cache, name) {
+        Err(hub::HubError::Missing { .. }) if download => hub::download(&cache, name),
+        other => other,
+    });
+    found.map_err(|error| Failure::coded(graphc::codes::model::HUB, &error))
 }
 
 /// The value behind `--set name=`: an integer, a number, a condition or else a text.

@@ -2,46 +2,40 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use graphc::model::output::{Format, Npy, copy_from_start, write_line};
-use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
+use crate::output::{Aside, Place};
 
 /// An open sink.
 pub struct Sink {
     kind: Kind,
     format: Format,
-    target: Option<PathBuf>,
 }
 
 enum Kind {
-    /// Lines to standard output.
-    Lines(BufWriter<io::Stdout>),
+    /// Lines to standard output, a device or a pipe.
+    Lines(BufWriter<Box<dyn Write>>),
     /// Lines to a file beside its target.
-    File(BufWriter<NamedTempFile>),
+    File(BufWriter<Aside>),
     /// An array in a file beside its target.
-    Array(Npy<NamedTempFile>),
-    /// An array whose header is not known yet, on its way to standard output.
-    Spool(Npy<File>),
+    Array(Npy<Aside>),
+    /// An array whose header is not known yet, on its way to standard output, a device or a pipe.
+    Spool(Npy<File>, Box<dyn Write>),
 }
 
 impl Sink {
-    /// Opens it; `-` is standard output.
-    pub fn new(format: Format, target: Option<PathBuf>) -> Result<Self, Failure> {
-        let target = target.filter(|path| path.as_os_str() != "-");
-        let kind = match (&target, format) {
-            (None, Format::Npy) => Kind::Spool(Npy::new(tempfile::tempfile()?)?),
-            (None, _) => Kind::Lines(BufWriter::with_capacity(1 << 16, io::stdout())),
-            (Some(path), Format::Npy) => Kind::Array(Npy::new(beside(path)?)?),
-            (Some(path), _) => Kind::File(BufWriter::new(beside(path)?)),
+    /// Opens it; no path and `-` are standard output.
+    pub fn new(format: Format, target: Option<&Path>) -> Result<Self, Failure> {
+        let kind = match (Place::of(target)?, format) {
+            (Place::Stream(out), Format::Npy) => Kind::Spool(Npy::new(tempfile::tempfile()?)?, out),
+            (Place::Stream(out), _) => Kind::Lines(BufWriter::with_capacity(1 << 16, out)),
+            (Place::Aside(aside), Format::Npy) => Kind::Array(Npy::new(aside)?),
+            (Place::Aside(aside), _) => Kind::File(BufWriter::new(aside)),
         };
-        Ok(Self {
-            kind,
-            format,
-            target,
-        })
+        Ok(Self { kind, format })
     }
 
     /// Adds an embedding.
@@ -50,46 +44,25 @@ impl Sink {
             Kind::Lines(out) => write_line(out, self.format, embedding),
             Kind::File(out) => write_line(out, self.format, embedding),
             Kind::Array(npy) => npy.push(embedding),
-            Kind::Spool(npy) => npy.push(embedding),
+            Kind::Spool(npy, _) => npy.push(embedding),
         }
     }
 
     /// Ends it. After a failure lines that are due still go to standard output, but no file appears and no array
     /// is written.
     pub fn finish(self, success: bool) -> Result<(), Failure> {
-        let file = match self.kind {
-            Kind::Lines(mut out) => return Ok(out.flush()?),
-            _ if !success => return Ok(()),
-            Kind::Spool(npy) => {
-                return Ok(copy_from_start(
-                    &mut npy.finish()?,
-                    &mut io::stdout().lock(),
-                )?);
+        match self.kind {
+            Kind::Lines(mut out) => Ok(out.flush()?),
+            _ if !success => Ok(()),
+            Kind::Spool(npy, mut out) => {
+                copy_from_start(&mut npy.finish()?, &mut out)?;
+                Ok(out.flush()?)
             }
-            Kind::File(out) => out.into_inner().map_err(io::IntoInnerError::into_error)?,
-            Kind::Array(npy) => npy.finish()?,
-        };
-        file.as_file().sync_all()?;
-        let Some(target) = self.target else {
-            return Ok(());
-        };
-        file.persist(&target).map_err(|error| {
-            Failure::failed(format!(
-                "cannot write `{}`: {}",
-                target.display(),
-                error.error
-            ))
-        })?;
-        Ok(())
+            Kind::File(out) => out
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)?
+                .keep(),
+            Kind::Array(npy) => npy.finish()?.keep(),
+        }
     }
-}
-
-/// A temporary file in the folder of `path`, as readable as a new file would be.
-fn beside(path: &Path) -> Result<NamedTempFile, Failure> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    crate::output::aside(folder, path)
-        .map_err(|error| Failure::failed(format!("cannot write `{}`: {error}", path.display())))
 }

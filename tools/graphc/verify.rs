@@ -22,7 +22,10 @@ pub struct Args {
 
 /// Says what was proved, or every reason why the plan is wrong.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let shown = args.plan.display();
+    let shown = match args.plan.as_os_str() == "-" {
+        true => "standard input".into(),
+        false => args.plan.display().to_string(),
+    };
     let bytes = read(&args.plan)
         .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
     let plan =
