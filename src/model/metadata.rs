@@ -1,28 +1,32 @@
-//! What a model's folder says about the model: numbers for the graph's params.
+//! What a model's files say about the model: numbers for the graph's params.
 //!
-//! In: `config.json`, and the files of sentence-transformers if they are there (`modules.json`,
-//! `sentence_bert_config.json`, the configuration of the pooling module). Out: one flat map from dotted key to
-//! value ([`ModelMetadata::values`]), where a graph's `from: ["num_hidden_layers"]` looks, and the graph file
-//! that runs the architecture ([`find_graph`]).
+//! In: a GGUF file (see [`super::gguf`]); or a folder with `config.json`, and the files of sentence-transformers if
+//! they are there (`modules.json`, `sentence_bert_config.json`, the configuration of the pooling module). Out: one
+//! flat map from dotted key to value ([`ModelMetadata::values`]), where a graph's `from: ["num_hidden_layers"]`
+//! looks, and the graph file that runs the architecture ([`find_graph`]).
 //!
 //! Beside the keys of config.json there are:
 //! - `pooling.mode`: `mean`, `cls`, `last` or `max`, if the folder configures a pooling;
 //! - `normalize`: whether `modules.json` ends in a normalisation, if there is a `modules.json`;
 //! - `max_seq_length`: the token limit of sentence-transformers, if given;
-//! - `max_positions`: the positions that the model has, whatever its configuration calls them.
+//! - `max_positions`: the positions that the model has, whatever its configuration calls them;
+//! - `rope_factors`: whether the checkpoint has the tensor `rope_freqs.weight`, read or computed from the scaling of
+//!   Llama 3 in config.json.
 //!
 //! Nothing is guessed: a key that no file gives is absent, and the graph's default or `--set` decides.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::flatten::flatten;
+use super::gguf::{self, Vocabulary};
 use crate::codes::metadata as codes;
 use crate::diag::{Code, Diagnostic};
 use crate::expr::Value;
 use crate::span::{SourceMap, Sources};
 use crate::text;
-use crate::weights::read_bounded;
+use crate::weights::{Gguf, WeightError, gguf_file, read_bounded};
 
 /// Longest configuration file that is read. Models with many labels have some hundred KiB.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -80,6 +84,9 @@ pub enum MetadataError {
         /// The module and why not.
         reason: String,
     },
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] WeightError),
     /// The pooling is not one that the kernel has.
     #[error("{path}: {reason}", path = path.display())]
     Pooling {
@@ -98,6 +105,7 @@ impl MetadataError {
             MetadataError::Architecture { .. } => codes::ARCHITECTURE,
             MetadataError::Modules { .. } => codes::MODULES,
             MetadataError::Pooling { .. } => codes::POOLING,
+            MetadataError::Checkpoint(error) => error.code(),
         }
     }
 
@@ -105,6 +113,7 @@ impl MetadataError {
     pub fn diagnostic(&self) -> Diagnostic {
         let diagnostic = Diagnostic::error(self.code(), self.to_string());
         match self {
+            MetadataError::Checkpoint(error) => error.diagnostic(),
             MetadataError::Architecture { .. } => {
                 diagnostic.help("name a graph file yourself, or write one that accepts this type")
             }
@@ -116,19 +125,57 @@ impl MetadataError {
     }
 }
 
-/// What a model's folder says.
+/// What a model's files say.
 #[derive(Clone, Debug)]
 pub struct ModelMetadata {
     /// The folder with config.json, the tokenizer and the weights: the given one, or the one in it that
-    /// `modules.json` names for the transformer.
+    /// `modules.json` names for the transformer. For a GGUF file, the folder that it lies in.
     pub folder: PathBuf,
+    /// What [`crate::weights::Checkpoint::open`] opens: the folder, or the GGUF file.
+    pub checkpoint: PathBuf,
     /// Dotted key to value.
     pub values: BTreeMap<String, Value>,
+    gguf: Option<Arc<Gguf>>,
 }
 
 impl ModelMetadata {
-    /// Reads the model in `folder`.
-    pub fn open(folder: &Path) -> Result<Self, MetadataError> {
+    /// Reads the model that `path` names: a GGUF file, a folder with one and no safetensors, or a folder in the
+    /// Hugging Face layout.
+    pub fn open(path: &Path) -> Result<Self, MetadataError> {
+        match gguf_file(path)? {
+            Some(file) => Self::of_gguf(file),
+            None => Self::of_folder(path),
+        }
+    }
+
+    fn of_gguf(path: PathBuf) -> Result<Self, MetadataError> {
+        let file = Gguf::open(&path)?;
+        let mut values = gguf::values(&file).map_err(|reason| MetadataError::Config {
+            path: path.clone(),
+            reason,
+        })?;
+        let factors = file.shape("rope_freqs.weight").is_some();
+        values.insert("rope_factors".into(), Value::Bool(factors));
+        Ok(Self {
+            folder: path.parent().map(Path::to_path_buf).unwrap_or_default(),
+            checkpoint: path,
+            values,
+            gguf: Some(Arc::new(file)),
+        })
+    }
+
+    /// The tokenizer of a GGUF file; `None` for a folder.
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary<'_>>, MetadataError> {
+        let read = |file| {
+            Vocabulary::of(file).map_err(|reason| MetadataError::Config {
+                path: self.checkpoint.clone(),
+                reason,
+            })
+        };
+        self.gguf.as_deref().map(read).transpose()
+    }
+
+    fn of_folder(folder: &Path) -> Result<Self, MetadataError> {
         let modules = Modules::read(folder)?;
         let inner = match &modules {
             Some(modules) => folder.join(&modules.transformer),
@@ -136,7 +183,7 @@ impl ModelMetadata {
         };
         let config = inner.join("config.json");
         if !config.exists() {
-            let reason = "it is missing; a model folder has config.json, tokenizer.json and model.safetensors";
+            let reason = "it is missing; a model folder has config.json, tokenizer.json and model.safetensors, or one .gguf file";
             return Err(MetadataError::Config {
                 path: config,
                 reason: reason.into(),
@@ -178,9 +225,16 @@ impl ModelMetadata {
         {
             values.insert("max_seq_length".into(), limit);
         }
+        let llama3 = ["rope_scaling", "rope_parameters"]
+            .iter()
+            .flat_map(|part| [format!("{part}.rope_type"), format!("{part}.type")])
+            .any(|key| values.get(&key).and_then(Value::as_text) == Some("llama3"));
+        values.insert("rope_factors".into(), Value::Bool(llama3));
         Ok(Self {
+            checkpoint: inner.clone(),
             folder: inner,
             values,
+            gguf: None,
         })
     }
 

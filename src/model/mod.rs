@@ -4,6 +4,7 @@
 pub mod bucket;
 pub mod embed;
 mod flatten;
+pub mod gguf;
 pub mod hub;
 pub mod metadata;
 pub mod output;

@@ -23,7 +23,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Checkpoint, map};
+use super::checkpoint::{Checkpoint, MappedFile, map};
 use super::convert::Losses;
 
 const MAGIC: [u8; 8] = *b"graphcwp";
@@ -71,20 +71,35 @@ pub(super) struct CacheFile {
 
 /// The identity of a checkpoint, with the full hash of every file.
 pub(super) fn source_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
-    checkpoint
-        .files()
-        .iter()
-        .map(|file| SourceFile {
-            content: *blake3::Hasher::new()
-                .update_rayon(&file.map)
-                .finalize()
-                .as_bytes(),
-            ..quick_identity(file)
-        })
-        .collect()
+    let files = checkpoint.files().iter().map(|file| SourceFile {
+        content: full_hash(file),
+        ..quick_identity(file)
+    });
+    files.chain(made(checkpoint)).collect()
 }
 
-fn quick_identity(file: &super::checkpoint::MappedFile) -> SourceFile {
+fn full_hash(file: &MappedFile) -> [u8; 32] {
+    *blake3::Hasher::new()
+        .update_rayon(&file.map)
+        .finalize()
+        .as_bytes()
+}
+
+/// Tensors that were computed from config.json: each counts as a file that never changes its time.
+fn made(checkpoint: &Checkpoint) -> impl Iterator<Item = SourceFile> {
+    checkpoint.made().map(|(name, bytes)| {
+        let content = *blake3::hash(bytes).as_bytes();
+        SourceFile {
+            name: name.into(),
+            bytes: bytes.len() as u64,
+            changed: 0,
+            header: content,
+            content,
+        }
+    })
+}
+
+fn quick_identity(file: &MappedFile) -> SourceFile {
     let header = file.map.get(..file.header_bytes).unwrap_or_default();
     SourceFile {
         name: file
@@ -102,7 +117,10 @@ fn quick_identity(file: &super::checkpoint::MappedFile) -> SourceFile {
 /// Whether `checkpoint` is still what `recorded` was taken from. See the module's page for the rule.
 fn same_source(recorded: &[SourceFile], checkpoint: &Checkpoint, full_hash_bytes: u64) -> bool {
     let files = checkpoint.files();
-    let alike = files.len() == recorded.len()
+    let Some((recorded, recorded_made)) = recorded.split_at_checked(files.len()) else {
+        return false;
+    };
+    let alike = recorded_made.iter().cloned().eq(made(checkpoint))
         && files
             .iter()
             .map(quick_identity)
@@ -119,13 +137,8 @@ fn same_source(recorded: &[SourceFile], checkpoint: &Checkpoint, full_hash_bytes
     } else if same_times && checkpoint.file_bytes() > full_hash_bytes {
         true
     } else {
-        files.iter().zip(recorded).all(|(now, then)| {
-            *blake3::Hasher::new()
-                .update_rayon(&now.map)
-                .finalize()
-                .as_bytes()
-                == then.content
-        })
+        let mut pairs = files.iter().zip(recorded);
+        pairs.all(|(now, then)| full_hash(now) == then.content)
     }
 }
 

@@ -1,8 +1,10 @@
-//! A checkpoint: the named tensors of a Hugging Face folder, mapped into memory.
+//! A checkpoint: the named tensors of a model, mapped into memory.
 //!
-//! In: a folder with `model.safetensors`, or with `model.safetensors.index.json` and the shards it names.
-//! Out: an index from name to type, shape and bytes. All formats end in the same index, so another one (GGUF) is
-//! another way to fill it.
+//! In: a folder with `model.safetensors`, or with `model.safetensors.index.json` and the shards it names; or a GGUF
+//! file, or a folder with one. Out: an index from name to type, shape and bytes, the same for all formats.
+//!
+//! One tensor may be made and not read: GGUF files keep the factors that Llama 3 divides its rotation angles by as a
+//! tensor, [`rope::TENSOR`]; for a safetensors folder it is computed from config.json, so that graphs need one way.
 //!
 //! The files stay mapped while the checkpoint lives. A file that another process cuts short meanwhile ends this
 //! process with a bus error, as with every memory map; a file that is changed is noticed after packing
@@ -16,76 +18,48 @@ use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use ::safetensors::Dtype;
 use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use super::WeightError;
+use super::gguf::{Gguf, gguf_file};
 use super::safetensors::{self, Fault, MAX_NAME_BYTES, MAX_TENSORS};
+use super::types::SourceType;
+use super::{WeightError, rope};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What makes a folder a safetensors checkpoint, best first.
+pub(super) const SAFETENSORS: [&str; 2] = [SINGLE, INDEX];
 /// Longest index file that is read.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
-
-/// The element type of a tensor in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an f32.
-    Bf16,
-    /// Anything else: listed, but no recipe can read it.
-    Other(Dtype),
-}
-
-impl SourceType {
-    /// Bytes of one element, for the types that a recipe can read.
-    pub fn bytes(self) -> Option<u64> {
-        match self {
-            SourceType::F32 => Some(4),
-            SourceType::F16 | SourceType::Bf16 => Some(2),
-            SourceType::Other(_) => None,
-        }
-    }
-}
-
-impl From<Dtype> for SourceType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => SourceType::F32,
-            Dtype::F16 => SourceType::F16,
-            Dtype::BF16 => SourceType::Bf16,
-            other => SourceType::Other(other),
-        }
-    }
-}
-
-impl fmt::Display for SourceType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SourceType::F32 => f.write_str("F32"),
-            SourceType::F16 => f.write_str("F16"),
-            SourceType::Bf16 => f.write_str("BF16"),
-            SourceType::Other(dtype) => write!(f, "{dtype}"),
-        }
-    }
-}
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorRef<'a> {
+    /// Its name.
+    pub name: &'a str,
     /// The type of its elements.
     pub dtype: SourceType,
     /// Its sizes, outermost first.
     pub shape: &'a [u64],
-    /// Its elements, little-endian, the last dimension running fastest; not aligned.
+    /// Its elements or blocks, little-endian, the last dimension running fastest; not aligned.
     pub bytes: &'a [u8],
     /// The file it lies in.
     pub file: &'a Path,
+}
+
+impl TensorRef<'_> {
+    /// The bytes of a range of elements that begins and ends with a block.
+    pub(super) fn part(&self, elements: std::ops::Range<u64>) -> &[u8] {
+        let Some(block) = self.dtype.block() else {
+            return &[];
+        };
+        let at = |element: u64| (element / block.elements * block.bytes) as usize;
+        self.bytes
+            .get(at(elements.start)..at(elements.end))
+            .unwrap_or_default()
+    }
 }
 
 /// A mapped file.
@@ -103,58 +77,136 @@ pub(super) struct MappedFile {
 
 #[derive(Debug)]
 struct Place {
-    file: usize,
+    bytes: Bytes,
     dtype: SourceType,
     shape: Vec<u64>,
-    range: std::ops::Range<usize>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// This part of the file with that number.
+    Mapped(usize, std::ops::Range<usize>),
+    /// Computed from the folder's config.json.
+    Made(Vec<u8>),
 }
 
 /// The tensors of a model, by name.
 #[derive(Debug)]
 pub struct Checkpoint {
-    folder: PathBuf,
+    path: PathBuf,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Place>,
 }
 
 impl Checkpoint {
-    /// Maps the checkpoint in `folder` and checks every header.
-    pub fn open(folder: &Path) -> Result<Self, WeightError> {
+    /// Maps the checkpoint that `path` names, a folder or a GGUF file, and checks every header.
+    pub fn open(path: &Path) -> Result<Self, WeightError> {
         let mut checkpoint = Checkpoint {
-            folder: folder.to_path_buf(),
+            path: path.to_path_buf(),
             files: Vec::new(),
             tensors: BTreeMap::new(),
         };
-        let single = folder.join(SINGLE);
-        let index = folder.join(INDEX);
+        if let Some(file) = gguf_file(path)? {
+            let (file, entries) = Gguf::open(&file)?.into_parts();
+            for entry in entries {
+                let place = Place {
+                    bytes: Bytes::Mapped(0, entry.range),
+                    dtype: entry.dtype,
+                    shape: entry.shape,
+                };
+                checkpoint.tensors.insert(entry.name, place);
+            }
+            checkpoint.files.push(file);
+            return Ok(checkpoint);
+        }
+        let single = path.join(SINGLE);
+        let index = path.join(INDEX);
         if single.exists() {
             checkpoint.add(&single)?;
         } else if index.exists() {
             checkpoint.add_shards(&index)?;
         } else {
             return Err(WeightError::File {
-                path: folder.to_path_buf(),
-                reason: nothing_there(folder),
+                path: path.to_path_buf(),
+                reason: nothing_there(path),
             });
         }
+        checkpoint.add_rope_factors()?;
         Ok(checkpoint)
     }
 
-    /// The folder it was opened from.
+    /// The folder or file that it was opened as.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder that it lies in.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        match self.path.parent() {
+            Some(parent) if !self.path.is_dir() => parent,
+            _ => &self.path,
+        }
     }
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
-        let place = self.tensors.get(name)?;
-        let file = self.files.get(place.file)?;
+        let (name, place) = self.tensors.get_key_value(name)?;
+        let (bytes, file) = match &place.bytes {
+            Bytes::Mapped(file, range) => {
+                let file = self.files.get(*file)?;
+                (file.map.get(range.clone())?, file.path.as_path())
+            }
+            Bytes::Made(bytes) => (bytes.as_slice(), self.path.as_path()),
+        };
         Some(TensorRef {
+            name,
             dtype: place.dtype,
             shape: &place.shape,
-            bytes: file.map.get(place.range.clone())?,
-            file: &file.path,
+            bytes,
+            file,
         })
+    }
+
+    /// Whether it has a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// All names with their types, sorted.
+    pub fn types(&self) -> impl Iterator<Item = (&str, SourceType)> {
+        self.tensors
+            .iter()
+            .map(|(name, place)| (name.as_str(), place.dtype))
+    }
+
+    /// The bytes that were computed and not read, by name.
+    pub(super) fn made(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.tensors
+            .iter()
+            .filter_map(|(name, place)| match &place.bytes {
+                Bytes::Made(bytes) => Some((name.as_str(), bytes.as_slice())),
+                Bytes::Mapped(..) => None,
+            })
+    }
+
+    fn add_rope_factors(&mut self) -> Result<(), WeightError> {
+        if self.has(rope::TENSOR) {
+            return Ok(());
+        }
+        if let Some(factors) = rope::factors_of(&self.path)? {
+            let place = Place {
+                dtype: SourceType::F32,
+                shape: vec![factors.len() as u64],
+                bytes: Bytes::Made(
+                    factors
+                        .iter()
+                        .flat_map(|value| value.to_le_bytes())
+                        .collect(),
+                ),
+            };
+            self.tensors.insert(rope::TENSOR.into(), place);
+        }
+        Ok(())
     }
 
     /// All names, sorted.
@@ -226,10 +278,9 @@ impl Checkpoint {
         self.files.push(file);
         for entry in entries {
             let place = Place {
-                file: number,
+                bytes: Bytes::Mapped(number, entry.range),
                 dtype: entry.dtype.into(),
                 shape: entry.shape,
-                range: entry.range,
             };
             self.tensors.insert(entry.name, place);
         }
@@ -262,7 +313,7 @@ impl Checkpoint {
                     "tensor `{first}` is said to be in `{shard}`, which is not a file of this folder"
                 )));
             }
-            let path = self.folder.join(&shard);
+            let path = self.path.join(&shard);
             if !path.exists() {
                 return Err(fault(format!(
                     "shard `{shard}` is missing; it has {} tensors, the first is `{first}`",
@@ -279,10 +330,9 @@ impl Checkpoint {
                     return Err(fault(format!("tensor `{name}` is not in shard `{shard}`")));
                 };
                 let place = Place {
-                    file: self.files.len(),
+                    bytes: Bytes::Mapped(self.files.len(), entry.range),
                     dtype: entry.dtype.into(),
                     shape: entry.shape,
-                    range: entry.range,
                 };
                 self.tensors.insert(name, place);
             }
@@ -294,7 +344,7 @@ impl Checkpoint {
 
 fn nothing_there(folder: &Path) -> String {
     if !folder.is_dir() {
-        return "there is no such folder".into();
+        return "there is no such folder or file".into();
     }
     let other = [
         "pytorch_model.bin",
@@ -308,7 +358,7 @@ fn nothing_there(folder: &Path) -> String {
         Some(name) => format!(
             "it has {name} but no {SINGLE}; save the model again with `save_pretrained(.., safe_serialization=True)`"
         ),
-        None => format!("it has neither {SINGLE} nor {INDEX}"),
+        None => format!("it has neither {SINGLE} nor {INDEX} nor a .gguf file"),
     }
 }
 
@@ -320,23 +370,28 @@ fn stamp(metadata: &std::fs::Metadata) -> (u64, u128) {
     (metadata.len(), changed.map_or(0, |time| time.as_nanos()))
 }
 
-fn map_safetensors(path: &Path) -> Result<(MappedFile, Vec<safetensors::Entry>), WeightError> {
+/// Maps a file whose header is still to be read.
+pub(super) fn map_file(path: &Path) -> Result<MappedFile, WeightError> {
     let fault = |reason: String| WeightError::File {
         path: path.to_path_buf(),
         reason,
     };
     let file = open_regular(path)?;
     let metadata = file.metadata().map_err(|error| fault(error.to_string()))?;
-    if metadata.len() < 8 {
-        return Err(WeightError::Header {
-            path: path.to_path_buf(),
-            reason: format!("it has only {} bytes", metadata.len()),
-        });
-    }
-    let map = map(&file).map_err(|error| fault(error.to_string()))?;
-    let (entries, header_bytes) = safetensors::parse(&map).map_err(|found| match found {
+    Ok(MappedFile {
+        path: path.to_path_buf(),
+        stamp: stamp(&metadata),
+        header_bytes: 0,
+        map: map(&file).map_err(|error| fault(error.to_string()))?,
+    })
+}
+
+fn map_safetensors(path: &Path) -> Result<(MappedFile, Vec<safetensors::Entry>), WeightError> {
+    let mut file = map_file(path)?;
+    let (entries, header_bytes) = safetensors::parse(&file.map).map_err(|found| match found {
         Fault::Header(reason) => WeightError::Header {
             path: path.to_path_buf(),
+            format: "safetensors",
             reason,
         },
         Fault::Tensor(tensor, reason) => WeightError::Layout {
@@ -345,12 +400,7 @@ fn map_safetensors(path: &Path) -> Result<(MappedFile, Vec<safetensors::Entry>),
             reason,
         },
     })?;
-    let file = MappedFile {
-        path: path.to_path_buf(),
-        stamp: stamp(&metadata),
-        header_bytes,
-        map,
-    };
+    file.header_bytes = header_bytes;
     Ok((file, entries))
 }
 

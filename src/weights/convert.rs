@@ -1,6 +1,6 @@
 //! Between element types, block by block: a checkpoint's bytes to f32, f32 to a plan's bytes.
 //!
-//! Widening is exact. Narrowing rounds to nearest, ties to even (IEEE 754), and counts what it cannot represent.
+//! Widening is exact; quantised blocks are decoded by [`super::quants`]. Narrowing rounds to nearest, ties to even (IEEE 754), and counts what it cannot represent.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::SourceType;
+use super::quants;
+use super::types::SourceType;
 use crate::dtype::DType;
 
 /// Values that lost their meaning on the way into the plan's element type.
@@ -78,7 +79,7 @@ pub(super) fn widen(dtype: SourceType, bytes: &[u8], out: &mut [f32]) {
                 *value = bf16::from_le_bytes(*bytes).to_f32();
             }
         }
-        SourceType::Other(_) => {}
+        blocks => quants::decode(blocks, bytes, out),
     }
 }
 

@@ -90,19 +90,20 @@ fn shallow(recipe: &Recipe, depth: u32) -> bool {
 pub(super) fn places(place: &CachePlace, checkpoint: &Checkpoint, layout: &Layout) -> Vec<PathBuf> {
     let layout = hex(&layout.hash);
     // A folder that several models share tells them apart by where they are.
-    let folder = checkpoint.folder();
-    let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let model = hex(blake3::hash(folder.as_os_str().as_encoded_bytes()).as_bytes());
+    let path = checkpoint.path();
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let model = hex(blake3::hash(path.as_os_str().as_encoded_bytes()).as_bytes());
     let shared = |base: &Path| base.join(format!("weights-{model}-{layout}.pack"));
     match place {
         CachePlace::Memory => vec![],
         CachePlace::Folder(folder) => vec![shared(folder)],
         CachePlace::BesideModel { or_else } => {
-            let beside = checkpoint
-                .folder()
-                .join(".graphc")
-                .join(format!("weights-{layout}.pack"));
-            let mut places = vec![beside];
+            // A folder may have several GGUF files, but is only one safetensors checkpoint.
+            let name = match checkpoint.path().is_dir() {
+                true => format!("weights-{layout}.pack"),
+                false => format!("weights-{model}-{layout}.pack"),
+            };
+            let mut places = vec![checkpoint.folder().join(".graphc").join(name)];
             places.extend(or_else.iter().map(|folder| shared(folder)));
             places
         }

@@ -21,17 +21,23 @@ use crate::diag::{Code, Diagnostic};
 mod cache;
 mod checkpoint;
 mod convert;
+mod gguf;
 mod layout;
 mod pack;
+mod quants;
 mod random;
 mod recipe;
+mod rope;
 mod safetensors;
+mod types;
 
-pub use checkpoint::{Checkpoint, SourceType, TensorRef, read_bounded};
+pub use checkpoint::{Checkpoint, TensorRef, read_bounded};
 pub use convert::Losses;
+pub use gguf::{Gguf, GgufList, GgufValue, gguf_file};
 pub use pack::{CachePlace, LossyWeight, PackOptions, PackedWeights};
 pub use random::RandomWeights;
 pub use recipe::ResolvedRecipe;
+pub use types::SourceType;
 
 /// Where the bytes of a plan's weights come from.
 #[derive(Debug)]
@@ -92,11 +98,13 @@ pub enum WeightError {
         /// What happened and what would help.
         reason: String,
     },
-    /// A safetensors header is not what the format says.
-    #[error("{path}: damaged safetensors file: {reason}", path = path.display())]
+    /// The header of a file is not what its format says.
+    #[error("{path}: damaged {format} file: {reason}", path = path.display())]
     Header {
         /// The file.
         path: PathBuf,
+        /// `safetensors` or `GGUF`.
+        format: &'static str,
         /// What is wrong with it.
         reason: String,
     },

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::checkpoint::{Checkpoint, TensorRef};
-use super::{WeightError, convert, shape_text};
+use super::{WeightError, convert, shape_text, types};
 use crate::graph::Recipe;
 
 /// Deepest nesting of a recipe. Graph files cannot come near it; a damaged plan could.
@@ -119,18 +119,26 @@ impl<'a> ResolvedRecipe<'a> {
     }
 
     fn read(&self, tensor: &TensorRef<'_>, rows: Range<u64>, cols: Range<u64>, out: &mut [f32]) {
-        let size = tensor.dtype.bytes().unwrap_or(0);
         if cols.end - cols.start == self.cols {
-            let bytes =
-                (rows.start * self.cols * size) as usize..(rows.end * self.cols * size) as usize;
-            convert::widen(tensor.dtype, &tensor.bytes[bytes], out);
+            let elements = rows.start * self.cols..rows.end * self.cols;
+            convert::widen(tensor.dtype, tensor.part(elements), out);
             return;
         }
+        let block = tensor.dtype.block().map_or(1, |block| block.elements);
         let width = (cols.end - cols.start) as usize;
+        // Rows are whole blocks, but the wanted columns may cut some.
+        let whole = cols.start / block * block..cols.end.next_multiple_of(block);
+        let skip = (cols.start - whole.start) as usize;
+        let mut decoded = vec![0.0; (whole.end - whole.start) as usize];
         for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-            let start = ((row * self.cols + cols.start) * size) as usize;
-            let end = ((row * self.cols + cols.end) * size) as usize;
-            convert::widen(tensor.dtype, &tensor.bytes[start..end], out);
+            let elements = row * self.cols + whole.start..row * self.cols + whole.end;
+            let bytes = tensor.part(elements);
+            if decoded.len() == width {
+                convert::widen(tensor.dtype, bytes, out);
+            } else {
+                convert::widen(tensor.dtype, bytes, &mut decoded);
+                out.copy_from_slice(&decoded[skip..skip + width]);
+            }
         }
     }
 
@@ -255,13 +263,14 @@ impl<'a> Resolver<'a, '_> {
         let Some(tensor) = self.checkpoint.tensor(name) else {
             return Err(self.missing(format!("`{name}`"), self.checkpoint.nearest(name)));
         };
-        if tensor.dtype.bytes().is_none() {
+        if !tensor.dtype.readable() {
             return Err(self.error(
                 recipe,
                 format!(
-                    "it has the type {} in {}; weights can be read from F32, F16 and BF16",
+                    "it has the type {} in {}; weights can be read from {}",
                     tensor.dtype,
-                    tensor.file.display()
+                    tensor.file.display(),
+                    types::READABLE
                 ),
             ));
         }

@@ -202,7 +202,7 @@ impl Model {
 
     /// Packs the weights, opens the device and loads them.
     pub fn open_session(&self, plan: Plan, context: &Context) -> Result<SessionRunner, Failure> {
-        let weights = packed(&self.metadata.folder, &plan, context)?;
+        let weights = packed(&self.metadata.checkpoint, &plan, context)?;
         let options = SessionOptions {
             device: self.device.clone(),
             ..SessionOptions::from_env()
@@ -211,10 +211,10 @@ impl Model {
     }
 }
 
-/// The weights of the model in `folder` as `plan` wants them, from its cache file or packed now.
-pub fn packed(folder: &Path, plan: &Plan, context: &Context) -> Result<Weights, Failure> {
+/// The weights of the checkpoint at `path` as `plan` wants them, from its cache file or packed now.
+pub fn packed(path: &Path, plan: &Plan, context: &Context) -> Result<Weights, Failure> {
     let weight_failure = |error: graphc::weights::WeightError| diagnosed(error.diagnostic());
-    let checkpoint = Checkpoint::open(folder).map_err(weight_failure)?;
+    let checkpoint = Checkpoint::open(path).map_err(weight_failure)?;
     let bar = context.byte_bar(0, "packing weights");
     let options = PackOptions::default();
     let packed = PackedWeights::open_or_pack(plan, &checkpoint, &options, &mut |done, total| {
