@@ -44,7 +44,9 @@ pub(super) fn values(file: &Gguf) -> Result<BTreeMap<String, Value>, String> {
         Some(GgufValue::Text(name)) => name,
         Some(_) => return Err("`general.architecture` is not a text".into()),
         None => {
-            return Err("it has no `general.architecture`, so no graph can be chosen for it".into());
+            return Err(
+                "it has no `general.architecture`, so no graph can be chosen for it".into(),
+            );
         }
     };
     let prefix = format!("{architecture}.");

@@ -293,3 +293,128 @@ pub(super) fn put_shared(out: &mut [u8], scale: f16, min: f16) {
     let ([a, b], [c, d]) = (scale.to_le_bytes(), min.to_le_bytes());
     out.copy_from_slice(&[a, b, c, d]);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn base64(text: &str) -> Vec<u8> {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let digits: Vec<u32> = text
+            .bytes()
+            .filter(|byte| *byte != b'=')
+            .map(|byte| DIGITS.iter().position(|digit| *digit == byte).unwrap() as u32)
+            .collect();
+        let bytes = digits.chunks(4).flat_map(|digits| {
+            let bits = (0..4).fold(0, |bits, at| bits << 6 | digits.get(at).unwrap_or(&0));
+            bits.to_be_bytes()[1..digits.len()].to_vec()
+        });
+        bytes.collect()
+    }
+
+    /// Blocks of every quantised type and what the Python package `gguf` decodes them to; made by
+    /// `tools/reference_gguf.py`.
+    fn goldens() -> Vec<(SourceType, Vec<u8>, Vec<f32>)> {
+        let text = include_str!("../../tests/reference/gguf_blocks.json");
+        let golden: serde_json::Value = serde_json::from_str(text).unwrap();
+        let types = golden["types"].as_object().unwrap();
+        let known = (0..64).filter_map(SourceType::of_gguf);
+        let found: Vec<_> = known
+            .filter(|(dtype, block)| dtype.readable() && block.elements > 1)
+            .map(|(dtype, _)| {
+                let golden = &types[&dtype.to_string()];
+                let bytes = |key: &str| base64(golden[key].as_str().unwrap());
+                let values = bytes("values");
+                let values = values
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|b| f32::from_le_bytes(*b));
+                (dtype, bytes("bytes"), values.collect())
+            })
+            .collect();
+        assert_eq!(found.len(), types.len());
+        found
+    }
+
+    #[test]
+    fn blocks_mean_what_the_gguf_package_says() {
+        for (dtype, bytes, wanted) in goldens() {
+            let mut out = vec![f32::NAN; wanted.len()];
+            decode(dtype, &bytes, &mut out);
+            for (index, (got, wanted)) in out.iter().zip(&wanted).enumerate() {
+                assert!(
+                    got == wanted,
+                    "{dtype} element {index}: {got} is not {wanted}"
+                );
+            }
+        }
+    }
+
+    /// The values of int8 or int4 groups.
+    fn read(quants: &[u8], shared: &[u8]) -> Vec<f32> {
+        if quants.len() == shared.len() * 16 {
+            let q = quants.iter().map(|q| f32::from(*q as i8));
+            return q
+                .enumerate()
+                .map(|(at, q)| half_at(shared, at / 32 * 2) * q)
+                .collect();
+        }
+        let q = quants
+            .iter()
+            .flat_map(|byte| [byte & 15, byte >> 4])
+            .map(f32::from);
+        q.enumerate()
+            .map(|(at, q)| half_at(shared, at / 32 * 4) * q + half_at(shared, at / 32 * 4 + 2))
+            .collect()
+    }
+
+    #[test]
+    fn groups_keep_the_values() {
+        let mut exact = Vec::new();
+        for (dtype, bytes, wanted) in goldens() {
+            let groups = wanted.len() / GROUP;
+            for (name, quants, shared) in [("int8", 32, 2), ("int4", 16, 4)] {
+                let (mut q, mut s) = (vec![0; groups * quants], vec![0; groups * shared]);
+                let group = q.chunks_mut(quants).zip(s.chunks_mut(shared));
+                let group = group.map(|(quants, shared)| Group { quants, shared });
+                let done = match name {
+                    "int8" => to_int8(dtype, &bytes, group),
+                    _ => to_int4(dtype, &bytes, group),
+                };
+                if !done {
+                    continue;
+                }
+                exact.push(format!("{dtype} {name}"));
+                let largest = wanted
+                    .iter()
+                    .fold(0f32, |most, value| most.max(value.abs()));
+                for (got, wanted) in read(&q, &s).iter().zip(&wanted) {
+                    // Q4_K's products are rounded to f16, one unit in 2^11; the rest is exact but for the order of
+                    // the minimum's addition.
+                    let most = if dtype == SourceType::Q4K {
+                        largest / 2048.0
+                    } else {
+                        largest * 1e-7
+                    };
+                    assert!(
+                        (got - wanted).abs() <= most,
+                        "{dtype} {name}: {got} is not {wanted}"
+                    );
+                }
+            }
+        }
+        assert_eq!(
+            exact,
+            [
+                "Q4_0 int8",
+                "Q4_0 int4",
+                "Q4_1 int4",
+                "Q5_0 int8",
+                "Q8_0 int8",
+                "Q4_K int4"
+            ]
+        );
+    }
+}
