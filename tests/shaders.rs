@@ -44,6 +44,9 @@ const SIZES: &[(&str, i64)] = &[
     ("p", 19),
     ("t", 2),
     ("b", 3),
+    ("slots_n", 5),
+    ("vocab", 300),
+    ("steps", 4),
 ];
 
 fn size(name: &str) -> i64 {

@@ -23,7 +23,10 @@ pub(super) fn check(definitions: &[Definition], manifest: &Manifest) -> Result<(
         checker.earlier.insert(&one.name, one.bounds.len());
     }
     for port in &manifest.ports {
-        if port.access == Access::Write && !checker.earlier.contains_key(port.name.as_str()) {
+        if port.access == Access::Write
+            && !port.scratch
+            && !checker.earlier.contains_key(port.name.as_str())
+        {
             let message = format!(
                 "port `{}` is written but no definition says what",
                 port.name

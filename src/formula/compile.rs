@@ -31,17 +31,13 @@ pub(super) fn compile(
             (Access::Write | Access::ReadWrite, Some(index)) => {
                 shared.needed.insert(index);
             }
-            (Access::Write, None) => {
-                let message = format!("port `{name}` is written but no definition says what");
-                return Err(FormulaError::new(0, "", (0, 0), message));
-            }
             (Access::Read, Some(index)) => {
                 let one = &definitions[index];
                 let at = (0, one.name.len() as u32);
                 let message = format!("`{name}` is a port that the kernel only reads");
                 return Err(FormulaError::new(index, &one.text, at, message));
             }
-            (Access::ReadWrite | Access::Read, None) => {}
+            (_, None) => {}
         }
     }
     let mut steps = Vec::new();
@@ -336,6 +332,7 @@ impl Scope<'_, '_> {
         };
         let two: Option<fn(f64, f64) -> f64> = match name {
             "pow" => Some(f64::powf),
+            "xor" => Some(super::math::xor),
             // Unlike the methods of f64 these keep a NaN, so poison cannot hide behind them.
             "min" => Some(|a, b| if a.is_nan() || a < b { a } else { b }),
             "max" => Some(|a, b| if a.is_nan() || a > b { a } else { b }),
@@ -350,6 +347,10 @@ impl Scope<'_, '_> {
                 (Num::Const(a), Num::Const(b)) => Num::Const(function(a, b)),
                 (a, b) => Num::Call2(function, Box::new(a), Box::new(b)),
             }),
+            ([a, b, c], _, _) if name == "random" => {
+                let args = [self.num(a)?, self.num(b)?, self.num(c)?];
+                Ok(Num::Random(Box::new(args)))
+            }
             ([condition, a, b], _, _) if name == "if" => match self.bool(condition)? {
                 Bool::Const(holds) => self.num(if holds { a } else { b }),
                 condition => {
@@ -357,7 +358,7 @@ impl Scope<'_, '_> {
                     Ok(Num::If(branches))
                 }
             },
-            _ if one.is_some() || two.is_some() || name == "if" => {
+            _ if one.is_some() || two.is_some() || ["if", "random"].contains(&name) => {
                 self.fail(node, format!("`{name}` with {} arguments", args.len()))
             }
             _ if name == "has" => self.fail(node, "expected a number, found a condition"),

@@ -45,6 +45,7 @@ pub(super) enum Num {
     Binary(RealOp, Box<Num>, Box<Num>),
     Call1(fn(f64) -> f64, Box<Num>),
     Call2(fn(f64, f64) -> f64, Box<Num>, Box<Num>),
+    Random(Box<[Num; 3]>),
     If(Box<(Bool, Num, Num)>),
     /// Over a slot from the first to before the second value.
     Reduce(Reduction, usize, Box<(Int, Int, Num)>),
@@ -124,6 +125,7 @@ impl Num {
                 .any(|(index, _, _)| index.mentions(slot)),
             Num::Call1(_, a) => a.mentions(slot),
             Num::Binary(_, a, b) | Num::Call2(_, a, b) => a.mentions(slot) || b.mentions(slot),
+            Num::Random(args) => args.iter().any(|arg| arg.mentions(slot)),
             Num::If(parts) => {
                 parts.0.mentions(slot) || parts.1.mentions(slot) || parts.2.mentions(slot)
             }
@@ -268,6 +270,11 @@ impl<'a> Frame<'a> {
             Num::Binary(op, a, b) => Ok(op.apply(self.num(a)?, self.num(b)?)),
             Num::Call1(function, a) => Ok(function(self.num(a)?)),
             Num::Call2(function, a, b) => Ok(function(self.num(a)?, self.num(b)?)),
+            Num::Random(args) => {
+                let [a, b, c] = &**args;
+                let args = [self.num(a)?, self.num(b)?, self.num(c)?];
+                Ok(super::math::random(args))
+            }
             Num::If(parts) => {
                 let (condition, a, b) = &**parts;
                 if self.bool(condition)? {

@@ -1,4 +1,4 @@
-//! The one function of the formulas that the standard library lacks.
+//! The functions of the formulas that the standard library lacks.
 
 use std::f64::consts::FRAC_2_SQRT_PI;
 
@@ -19,9 +19,74 @@ pub fn erf(x: f64) -> f64 {
     FRAC_2_SQRT_PI * (-x * x).exp() * total
 }
 
+/// Bitwise exclusive or of two 32-bit integers; NaN if one of them is none.
+pub fn xor(a: f64, b: f64) -> f64 {
+    match (word(a), word(b)) {
+        (Some(a), Some(b)) => (a ^ b).into(),
+        _ => f64::NAN,
+    }
+}
+
+/// Noise in (0, 1) that three 32-bit integers decide; NaN if one of them is none. The first word of PCG3D (Jarzynski
+/// and Olano 2020, "Hash Functions for GPU Rendering") over 2^32, cut to the 24 leading bits that an f32 holds, so that
+/// shaders have the same number. Small values keep all of their bits: the tail is as fine as 2^-32.
+pub fn random(keys: [f64; 3]) -> f64 {
+    let [Some(a), Some(b), Some(c)] = keys.map(word) else {
+        return f64::NAN;
+    };
+    let bits = pcg3d([a, b, c])[0].max(1);
+    let tail = 8_u32.saturating_sub(bits.leading_zeros());
+    f64::from(bits >> tail << tail) / 4_294_967_296.0
+}
+
+fn pcg3d(keys: [u32; 3]) -> [u32; 3] {
+    let mut v = keys.map(|key| key.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let mix = |v: &mut [u32; 3]| {
+        v[0] = v[0].wrapping_add(v[1].wrapping_mul(v[2]));
+        v[1] = v[1].wrapping_add(v[2].wrapping_mul(v[0]));
+        v[2] = v[2].wrapping_add(v[0].wrapping_mul(v[1]));
+    };
+    mix(&mut v);
+    v = v.map(|word| word ^ (word >> 16));
+    mix(&mut v);
+    v
+}
+
+fn word(value: f64) -> Option<u32> {
+    let word = value as u32;
+    (f64::from(word) == value).then_some(word)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::erf;
+    use super::{erf, random, xor};
+
+    /// Mean, variance and lower tail of what should be uniform, along each of the three keys.
+    #[test]
+    fn random_is_uniform_along_every_key() {
+        for key in 0..3 {
+            let count = 40_000;
+            let values = (0..count).map(|i| {
+                let mut keys = [3.0, 4_294_967_295.0, 17.0];
+                keys[key] = f64::from(i);
+                random(keys)
+            });
+            let (mut sum, mut squares, mut below) = (0.0, 0.0, 0.0);
+            for value in values {
+                assert!(value > 0.0 && value < 1.0 && f64::from(value as f32) == value);
+                sum += value;
+                squares += value * value;
+                below += f64::from(u8::from(value < 0.01));
+            }
+            let n = f64::from(count);
+            // Five standard deviations of each.
+            assert!((sum / n - 0.5).abs() < 5.0 * (1.0 / 12.0 / n).sqrt());
+            assert!((squares / n - 1.0 / 3.0).abs() < 5.0 * (4.0 / 45.0 / n).sqrt());
+            assert!((below / n - 0.01).abs() < 5.0 * (0.0099 / n).sqrt());
+        }
+        assert!(random([0.5, 0.0, 0.0]).is_nan() && xor(-1.0, 0.0).is_nan());
+        assert_eq!(xor(12.0, 4_294_967_295.0), 4_294_967_283.0);
+    }
 
     /// Values from the tables of Abramowitz and Stegun and, past their digits, from arithmetic with more of them.
     #[test]

@@ -17,7 +17,8 @@
 //! against it, so it may use ports that are not bound.
 //!
 //! Functions: `exp log sqrt rsqrt tanh erf sin cos abs floor` of one number, `pow min max` of two, `if(c, a, b)`,
-//! `has(port)`. Reductions: `sum(p<k: e)`, `max(p<k: e)`, also over `p in a..b` with computed bounds and over
+//! `has(port)`; of unsigned 32-bit integers `xor(a, b)` and `random(a, b, c)`, noise in (0, 1) that the three numbers
+//! decide (`shaders/include/random.glsl` has the same bits). Both are not a number where an operand is no such integer. Reductions: `sum(p<k: e)`, `max(p<k: e)`, also over `p in a..b` with computed bounds and over
 //! several indices; an empty `sum` is 0, an empty `max` is minus infinity.
 //!
 //! Always true: no text, whoever wrote it, makes parsing or evaluation recurse past [`MAX_DEPTH`] or read outside
@@ -99,7 +100,8 @@ impl Formula {
     }
 
     /// The values of all written ports that the formula defines, by port, row-major. A port that is only read and
-    /// written (a counter that the kernel leaves as it was) may stay undefined; a [`Access::Write`] port may not.
+    /// written (a counter that the kernel leaves as it was) may stay undefined, and so may a kernel's workspace; that
+    /// every other [`Access::Write`] port is defined is the business of [`Formula::check`].
     pub fn eval(
         &self,
         ports: &BTreeMap<String, TensorView<'_>>,

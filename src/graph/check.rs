@@ -69,7 +69,9 @@ fn outputs(graph: &mut Graph, names: &[Name], problems: &mut Diagnostics) {
             }
             Class::Input => "is an input, which the host has already",
             Class::Weight => "is a weight, which the host has already",
-            Class::State | Class::Scratch => "is state; let a pass copy what the host should read",
+            Class::State | Class::Scratch | Class::Workspace => {
+                "is state; let a pass copy what the host should read"
+            }
             Class::Carry { .. } => "is a carry; name the value of this submit instead",
             Class::Transient | Class::Output if !written.contains(&value) => {
                 "is written by no pass"

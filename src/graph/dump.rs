@@ -96,6 +96,7 @@ impl Graph {
                 self.values[*next].name
             )),
             (Class::Scratch, _) => Some(format!("scratch {name}: {typed}")),
+            (Class::Workspace, _) => Some(format!("workspace {name}: {typed}")),
             (Class::Transient | Class::Output, _) => None,
         }
     }

@@ -589,7 +589,10 @@ pub(super) fn port_uses(
                 let id = ValueId::new(first_scratch + scratch.len());
                 scratch.push(ValueInfo {
                     name: format!("{path}/{}", port.name),
-                    class: Class::Scratch,
+                    class: match port.zero {
+                        true => Class::Scratch,
+                        false => Class::Workspace,
+                    },
                     dtype: *dtype,
                     shape: shape.clone(),
                     view: None,

@@ -59,6 +59,8 @@ pub enum Class {
     },
     /// Bound to a `scratch` port: belongs to one pass, zero before the first submit and left zero by every submit.
     Scratch,
+    /// Bound to a `scratch` port with `zero: false`: belongs to one pass while it runs, holds anything before.
+    Workspace,
     /// Written by a pass, dead after its last reader.
     Transient,
     /// Written by a pass, read by the host after the submit.

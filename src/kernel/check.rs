@@ -78,7 +78,7 @@ fn bindings(manifest: &Manifest, bound: &[bool], module: &Reflection) -> Result<
     }
     for ((number, port), bound) in (0_u32..).zip(&manifest.ports).zip(bound) {
         let there = module.bindings.iter().any(|found| found.number == number);
-        if *bound && port.access == Access::Write && !there {
+        if *bound && port.access == Access::Write && !port.scratch && !there {
             return Err(format!(
                 "it never writes port `{}` (binding {number})",
                 port.name

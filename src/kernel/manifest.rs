@@ -380,7 +380,14 @@ impl Reader {
                     self.inconsistent(source, format!("`{}` cannot take over `{}`: that is no earlier port that is read and has the same type", name.value, source.value));
                 }
             }
-            if (decl.rereads && access != Access::Write) || (decl.optional && scratch) {
+            if !decl.zero && !scratch {
+                self.inconsistent(
+                    name,
+                    format!("port `{}`: `zero` is for scratch", name.value),
+                );
+            }
+            if (decl.rereads && (access != Access::Write || scratch)) || (decl.optional && scratch)
+            {
                 self.inconsistent(name, format!("port `{}`: `rereads` is for ports that are written, `optional` is not for scratch", name.value));
             }
             let shape = decl
@@ -396,8 +403,9 @@ impl Reader {
                 shape,
                 optional: decl.optional,
                 in_place: decl.in_place.as_ref().map(|text| text.value.clone()),
-                rereads: decl.rereads,
+                rereads: decl.rereads || !decl.zero,
                 scratch,
+                zero: decl.zero,
             });
         }
         ports

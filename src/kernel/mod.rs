@@ -131,9 +131,11 @@ pub struct Port {
     /// A written port whose own bytes the shader reads back after writing them (a norm over a finished row): the
     /// shader may then declare it without `writeonly`. Nothing is read before it was written.
     pub rereads: bool,
-    /// Not bound by passes: the compiler gives the pass its own range that is zero before the first submit and
-    /// that the kernel leaves zero.
+    /// Not bound by passes: the compiler gives the pass its own range.
     pub scratch: bool,
+    /// Of a scratch port: whether its range is zero before the first submit and left zero by the kernel. If not, it
+    /// holds anything when the pass starts, and other passes use the same bytes before and after.
+    pub zero: bool,
 }
 
 /// One item of a port's shape pattern.

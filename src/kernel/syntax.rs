@@ -73,6 +73,12 @@ pub(super) struct RawPortDecl {
     pub in_place: Option<Name>,
     #[serde(default)]
     pub rereads: bool,
+    #[serde(default = "yes")]
+    pub zero: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl RawPort {
@@ -88,6 +94,7 @@ impl RawPort {
         match self {
             RawPort::Read(_) => Access::Read,
             RawPort::Write(_) => Access::Write,
+            RawPort::Scratch(decl) if !decl.zero => Access::Write,
             RawPort::ReadWrite(_) | RawPort::Scratch(_) => Access::ReadWrite,
         }
     }

@@ -196,7 +196,8 @@ fn roles(graph: &Graph) -> Result<BTreeMap<ValueId, Role>, Diagnostics> {
                 Class::Scratch => Role::Scratch,
                 Class::Carry { .. } => Role::Carry,
                 Class::Output => Role::Output,
-                Class::Transient => Role::Transient,
+                // It is written when its pass starts and dead when the pass ends.
+                Class::Transient | Class::Workspace => Role::Transient,
             };
             (*value, role)
         })

@@ -32,22 +32,31 @@ pub fn profile() -> DeviceProfile {
         .profile
 }
 
-/// The repository with one more text.
+/// The repository with more texts, by path.
 struct With<'a> {
-    path: &'a str,
-    text: &'a str,
+    texts: &'a [(&'a str, &'a str)],
 }
 
 impl Sources for With<'_> {
     fn read(&self, path: &str) -> Result<String, SourceError> {
-        if path == self.path {
-            Ok(self.text.into())
-        } else {
-            super::sources().read(path)
+        match self.texts.iter().find(|(known, _)| *known == path) {
+            Some((_, text)) => Ok(text.to_string()),
+            None => super::sources().read(path),
         }
     }
     fn list(&self, path: &str) -> Result<Vec<String>, SourceError> {
-        super::sources().list(path)
+        let mut listed = super::sources().list(path)?;
+        let here = |text: &&str| {
+            text.ends_with(".ron") && text.rsplit_once('/').map(|at| at.0) == Some(path)
+        };
+        listed.extend(
+            self.texts
+                .iter()
+                .map(|(path, _)| *path)
+                .filter(here)
+                .map(String::from),
+        );
+        Ok(listed)
     }
 }
 
@@ -75,14 +84,30 @@ pub fn compile_text(
     variant: &str,
     device: &DeviceProfile,
 ) -> Result<Plan, String> {
-    let sources = With {
-        path: "case.ron",
-        text,
-    };
+    compile_texts(&[("case.ron", text)], kernel, variant, device, true)
+}
+
+/// The same for the graph `case.ron` among `texts`, which may bring kernels of its own. Without `shaders` the plan is
+/// for the interpreter alone.
+pub fn compile_texts(
+    texts: &[(&str, &str)],
+    kernel: &str,
+    variant: &str,
+    device: &DeviceProfile,
+    shaders: bool,
+) -> Result<Plan, String> {
+    let sources = With { texts };
     let request = [Request::default()];
     let mut job = Job::new("case.ron", &sources, device, &request);
     job.variants.insert(kernel.into(), variant.into());
-    build(&mut job)
+    if shaders {
+        return build(&mut job);
+    }
+    let mut map = SourceMap::default();
+    let compiled = compile(&job, &mut map);
+    compiled
+        .map(|compiled| compiled.plan)
+        .map_err(|errors| errors.render(&map, false))
 }
 
 /// Compiles a graph of the repository with one entry for each request.

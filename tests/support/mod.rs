@@ -6,6 +6,8 @@ pub mod golden;
 #[cfg(all(feature = "gpu", feature = "shaderc"))]
 pub mod gpu;
 pub mod random;
+#[cfg(all(feature = "gpu", feature = "shaderc"))]
+pub mod rounds;
 pub mod tiny;
 
 use std::collections::{BTreeMap, BTreeSet};

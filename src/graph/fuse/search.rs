@@ -204,7 +204,10 @@ fn unify(
     complete.then_some(variables)
 }
 
-/// Whether a port is scratch, which the compiler binds.
+/// Whether a port is scratch, zeroed or not, which the compiler binds.
 pub(super) fn is_scratch(graph: &Graph, port: &PortUse) -> bool {
-    graph.values[port.value].class == Class::Scratch
+    matches!(
+        graph.values[port.value].class,
+        Class::Scratch | Class::Workspace
+    )
 }

@@ -111,6 +111,7 @@ impl Pairs<'_> {
             Class::Weight => planned.role == Role::Weight,
             Class::State => planned.role == Role::State,
             Class::Scratch => planned.role == Role::Scratch,
+            Class::Workspace => planned.role == Role::Transient,
             Class::Carry { .. } => planned.role == Role::Carry,
             Class::Output | Class::Transient => {
                 matches!(

@@ -1,0 +1,389 @@
+// Arg-max over a row of logits by many workgroups; the last to arrive picks the token and moves the sequence on.
+//
+// Each workgroup scans its share of the row for the best score and the largest logit. Rows with top-k or top-p need
+// more: the last workgroup collects the logits that can still count into a list in shared memory, sorts it and cuts
+// it. A list that overflows (a flat distribution, a large top_k) is replaced by the whole row and cut by bisection
+// over the bits of the logits.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "include/storage.glsl"
+#include "include/random.glsl"
+
+layout(constant_id = 0) const uint WIDTH = 64;
+layout(constant_id = 1) const uint LIST = 64;
+layout(local_size_x_id = 0) in;
+
+layout(binding = BIND_LOGITS) readonly buffer In0 { float logits[]; };
+layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
+layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
+layout(binding = BIND_FLOW) readonly buffer In3 { uvec2 flow[]; };
+layout(binding = BIND_SEEDS) readonly buffer In4 { uvec2 seeds[]; };
+layout(binding = BIND_SAMPLING) readonly buffer In5 { vec4 sampling[]; };
+layout(binding = BIND_STOPS) readonly buffer In6 { uint stops[]; };
+// (last token, next position, done, step) of each slot.
+layout(binding = BIND_PROGRESS) buffer State0 { uvec4 progress[]; };
+layout(binding = BIND_RING) buffer State1 { uint ring[]; };
+layout(binding = BIND_TOKENS) writeonly buffer Out0 { uint tokens[]; };
+// Best score, its index, largest logit, whether a logit is no number or +infinity.
+layout(binding = BIND_PARTIAL) coherent buffer Work0 { uvec4 partial[]; };
+layout(binding = BIND_COUNTERS) coherent buffer Work1 { uint counters[]; };
+layout(push_constant) uniform Push { uint vocab, groups; };
+
+#include "include/arrive.glsl"
+
+const uint NONE = 0xffffffffu;
+const uint INVALID = 0xfffffffeu;
+#define LOWEST uintBitsToFloat(0xff800000u)
+
+shared float best_values[WIDTH];
+shared uint best_indices[WIDTH];
+shared float list_value[LIST];
+shared uint list_index[LIST];
+shared float sorted_value[LIST];
+shared uint sorted_index[LIST];
+shared uint list_count;
+shared uint any_bad;
+shared float shared_cut;
+
+#define t gl_LocalInvocationID.x
+#define row gl_WorkGroupID.y
+
+bool better(float a, uint a_index, float b, uint b_index) {
+    return a > b || a == b && a_index < b_index;
+}
+
+// The best pair over the workgroup.
+void reduce_best(inout float value, inout uint index) {
+    barrier();
+    best_values[t] = value;
+    best_indices[t] = index;
+    barrier();
+    for (uint live = WIDTH; live > 1;) {
+        uint half_up = (live + 1) / 2;
+        if (t + half_up < live && better(best_values[t + half_up], best_indices[t + half_up], best_values[t], best_indices[t])) {
+            best_values[t] = best_values[t + half_up];
+            best_indices[t] = best_indices[t + half_up];
+        }
+        barrier();
+        live = half_up;
+    }
+    value = best_values[0];
+    index = best_indices[0];
+}
+
+// Sum over the workgroup, in an order that is always the same.
+float reduce_sum(float value) {
+    barrier();
+    best_values[t] = value;
+    barrier();
+    for (uint live = WIDTH; live > 1;) {
+        uint half_up = (live + 1) / 2;
+        if (t + half_up < live) {
+            best_values[t] += best_values[t + half_up];
+        }
+        barrier();
+        live = half_up;
+    }
+    return best_values[0];
+}
+
+// Bits that are ordered as the floats are; both zeros are one.
+uint to_key(float value) {
+    uint bits = value == 0.0 ? 0u : floatBitsToUint(value);
+    return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
+}
+
+float from_key(uint key) {
+    return uintBitsToFloat((key & 0x80000000u) != 0u ? key & 0x7fffffffu : ~key);
+}
+
+// What all steps of one row see.
+struct Row {
+    float temperature;
+    float top_k;
+    float top_p;
+    bool cuts_k;
+    bool cuts_p;
+    uvec2 seed;
+    float peak;
+};
+
+float noise(Row r, uint index) {
+    return gumbel(random(r.seed.x, r.seed.y, index));
+}
+
+// The largest `score` over the indices `first .. last` of the row.
+void scan(Row r, uint first, uint last, inout float value, inout uint index) {
+    for (uint j = first + t; j < last; j += WIDTH) {
+        float logit = logits[row * vocab + j];
+        float score = r.temperature == 0.0 ? logit : (logit - r.peak) / r.temperature + noise(r, j);
+        if (better(score, j, value, index)) {
+            value = score;
+            index = j;
+        }
+    }
+}
+
+// A logit that no token of the kept ones is below, however the others lie.
+float lower_bound(Row r) {
+    if (r.cuts_k && r.top_k <= float(groups)) {
+        // Of `groups` different tokens, the top_k-th largest.
+        barrier();
+        for (uint g = t; g < groups; g += WIDTH) {
+            float mine = uintBitsToFloat(partial[row * groups + g].z);
+            uint above = 0;
+            uint here = 0;
+            for (uint h = 0; h < groups; h++) {
+                float other = uintBitsToFloat(partial[row * groups + h].z);
+                above += uint(other > mine);
+                here += uint(other == mine);
+            }
+            if (float(above) < r.top_k && float(above + here) >= r.top_k) {
+                shared_cut = mine;
+            }
+        }
+        barrier();
+        return shared_cut;
+    }
+    if (r.cuts_k) {
+        return LOWEST;
+    }
+    // Tokens below this have, all together, less than 1 - top_p of the probability of the first.
+    return r.peak + r.temperature * log(0.5 * (1.0 - r.top_p) / float(vocab));
+}
+
+// Cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of, unless
+// top_k cuts it too. Gives the best of what stays.
+void pick_from_list(Row r, uint count, float mass, inout float value, inout uint index) {
+    barrier();
+    for (uint i = t; i < count; i += WIDTH) {
+        uint rank = 0;
+        for (uint q = 0; q < count; q++) {
+            rank += uint(better(list_value[q], list_index[q], list_value[i], list_index[i]));
+        }
+        sorted_value[rank] = list_value[i];
+        sorted_index[rank] = list_index[i];
+    }
+    barrier();
+    if (r.cuts_k) {
+        float last = sorted_value[min(uint(r.top_k), count) - 1];
+        float part = 0.0;
+        for (uint i = t; i < count; i += WIDTH) {
+            part += sorted_value[i] >= last ? exp((sorted_value[i] - r.peak) / r.temperature) : 0.0;
+        }
+        mass = reduce_sum(part);
+        while (count > 0 && sorted_value[count - 1] < last) {
+            count--;
+        }
+    }
+    for (uint i = t; i < count; i += WIDTH) {
+        float mine = sorted_value[i];
+        float larger = 0.0;
+        if (r.cuts_p) {
+            for (uint q = 0; q < i && sorted_value[q] > mine; q++) {
+                larger += exp((sorted_value[q] - r.peak) / r.temperature);
+            }
+        }
+        float score = (mine - r.peak) / r.temperature + noise(r, sorted_index[i]);
+        if ((!r.cuts_p || larger < r.top_p * mass) && better(score, sorted_index[i], value, index)) {
+            value = score;
+            index = sorted_index[i];
+        }
+    }
+    reduce_best(value, index);
+}
+
+// Over all of the row: the number of logits above `cut`, or the weight of those that are not below `floor_value` too.
+float count_above(float cut) {
+    float part = 0.0;
+    for (uint j = t; j < vocab; j += WIDTH) {
+        part += float(logits[row * vocab + j] > cut);
+    }
+    return reduce_sum(part);
+}
+
+float mass_above(Row r, float cut, float floor_value) {
+    float part = 0.0;
+    for (uint j = t; j < vocab; j += WIDTH) {
+        float logit = logits[row * vocab + j];
+        part += logit > cut && logit >= floor_value ? exp((logit - r.peak) / r.temperature) : 0.0;
+    }
+    return reduce_sum(part);
+}
+
+// The same without a list: the lowest cut that keeps few enough, bit by bit.
+void pick_from_row(Row r, inout float value, inout uint index) {
+    float keep = LOWEST;
+    if (r.cuts_k) {
+        uint low = to_key(LOWEST);
+        for (uint high = to_key(r.peak); low < high;) {
+            uint middle = low + (high - low) / 2;
+            if (count_above(from_key(middle)) < r.top_k) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        keep = from_key(low);
+    }
+    if (r.cuts_p) {
+        float wanted = r.top_p * mass_above(r, LOWEST, keep);
+        uint low = to_key(keep);
+        for (uint high = to_key(r.peak); low < high;) {
+            uint middle = low + (high - low) / 2;
+            if (mass_above(r, from_key(middle), keep) < wanted) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        keep = from_key(low);
+    }
+    for (uint j = t; j < vocab; j += WIDTH) {
+        float logit = logits[row * vocab + j];
+        if (logit >= keep) {
+            float score = (logit - r.peak) / r.temperature + noise(r, j);
+            if (better(score, j, value, index)) {
+                value = score;
+                index = j;
+            }
+        }
+    }
+    reduce_best(value, index);
+}
+
+// The best token of a row that top_k or top_p cuts.
+uint pick_cut(Row r) {
+    float value = LOWEST;
+    uint index = NONE;
+    float floor_value = lower_bound(r);
+    if (t == 0) {
+        list_count = 0;
+    }
+    barrier();
+    float part = 0.0;
+    for (uint j = t; j < vocab; j += WIDTH) {
+        float logit = logits[row * vocab + j];
+        if (!r.cuts_k) {
+            part += exp((logit - r.peak) / r.temperature);
+        }
+        if (logit >= floor_value) {
+            uint at = atomicAdd(list_count, 1);
+            if (at < LIST) {
+                list_value[at] = logit;
+                list_index[at] = j;
+            }
+        }
+    }
+    float mass = reduce_sum(part);
+    uint count = list_count;
+    if (count <= LIST) {
+        pick_from_list(r, count, mass, value, index);
+    } else {
+        pick_from_row(r, value, index);
+    }
+    return index;
+}
+
+// Moves the sequence on by `token`.
+void advance(uint token, bool dead, bool bad) {
+    uint slot = slots[row];
+    uvec4 before = progress[slot];
+    uint step = before.w;
+    for (uint j = t; j < OPT_STEPS; j += WIDTH) {
+        tokens[row * OPT_STEPS + j] = j < step ? ring[slot * 64 + j] : j == step ? token : NONE;
+    }
+    barrier();
+    if (t == 0) {
+        bool done = dead || bad || positions[row] + 1 >= flow[row].y;
+        for (uint i = 0; i < 8; i++) {
+            done = done || stops[i] == token;
+        }
+        progress[slot] = uvec4(token, dead ? before.y : positions[row] + 1, uint(done), (step + 1) % OPT_STEPS);
+        ring[slot * 64 + step] = token;
+    }
+}
+
+void main() {
+    bool dead = positions[row] == NONE;
+    Row r;
+    r.temperature = sampling[row].x;
+    r.top_k = floor(sampling[row].y);
+    r.top_p = sampling[row].z;
+    r.cuts_k = r.temperature > 0.0 && r.top_k > 0.0 && r.top_k < float(vocab);
+    r.cuts_p = r.temperature > 0.0 && r.top_p > 0.0 && r.top_p < 1.0;
+    r.seed = uvec2(seeds[row].x, seeds[row].y ^ positions[row]);
+
+    uint share = (vocab + groups - 1) / groups;
+    uint first = min(gl_WorkGroupID.x * share, vocab);
+    uint last = dead ? first : min(first + share, vocab);
+    float peak = LOWEST;
+    uint at = NONE;
+    if (t == 0) {
+        any_bad = 0;
+    }
+    barrier();
+    for (uint j = first + t; j < last; j += WIDTH) {
+        float logit = logits[row * vocab + j];
+        // By bits, as compilers may assume that there are no NaNs.
+        uint bits = floatBitsToUint(logit);
+        if ((bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u) {
+            any_bad = 1;
+        }
+        if (better(logit, j, peak, at)) {
+            peak = logit;
+            at = j;
+        }
+    }
+    reduce_best(peak, at);
+    float value = peak;
+    uint index = at;
+    r.peak = peak;
+    if (r.temperature > 0.0 && !r.cuts_k && !r.cuts_p) {
+        value = LOWEST;
+        index = NONE;
+        scan(r, first, last, value, index);
+        reduce_best(value, index);
+    }
+    if (t == 0) {
+        partial[row * groups + gl_WorkGroupID.x] = uvec4(floatBitsToUint(value), index, floatBitsToUint(peak), any_bad);
+    }
+    if (!last_to_arrive(row, groups)) {
+        return;
+    }
+
+    // Scores of the shares are relative to their own peaks.
+    r.peak = LOWEST;
+    uint unused = NONE;
+    for (uint g = t; g < groups; g += WIDTH) {
+        uvec4 part = partial[row * groups + g];
+        r.peak = max(r.peak, uintBitsToFloat(part.z));
+        if (part.w != 0) {
+            any_bad = 1;
+        }
+    }
+    reduce_best(r.peak, unused);
+    bool bad = any_bad != 0 || r.peak == LOWEST;
+    uint token = dead ? NONE : INVALID;
+    if (!dead && !bad) {
+        if (r.cuts_k || r.cuts_p) {
+            token = pick_cut(r);
+        } else {
+            value = LOWEST;
+            token = NONE;
+            for (uint g = t; g < groups; g += WIDTH) {
+                uvec4 part = partial[row * groups + g];
+                float score = uintBitsToFloat(part.x);
+                if (r.temperature > 0.0) {
+                    score += (uintBitsToFloat(part.z) - r.peak) / r.temperature;
+                }
+                if (better(score, part.y, value, token)) {
+                    value = score;
+                    token = part.y;
+                }
+            }
+            reduce_best(value, token);
+        }
+    }
+    advance(token, dead, bad && !dead);
+}

@@ -1,0 +1,415 @@
+//! The kernels of a decode step, which read and update state, on the Vulkan device against their formulas in f64 and,
+//! for tokens, against a sampler written here. Inputs are fresh in every run; the seed is printed, and
+//! `GRAPHC_TEST_SEED` sets it.
+
+#![cfg(all(feature = "gpu", feature = "shaderc"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use graphc::device::DeviceProfile;
+use graphc::dtype::DType;
+use graphc::expr::{Expr, Value};
+use graphc::kernel::{Manifest, Variant};
+use support::gpu;
+use support::random::Random;
+use support::rounds::{self, Input, Output, Pass, Seen, State};
+
+const NONE: f64 = 4_294_967_295.0;
+const INVALID: f64 = 4_294_967_294.0;
+
+/// The device, and if its subgroups are small also the device as if it had those of a GPU, where the manifest looks at
+/// that.
+fn views(variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
+    let mut views = vec![device.clone()];
+    let constants = variant.spec.iter().map(|constant| &constant.default);
+    let by_subgroup = |expr: &Expr| expr.to_string().contains("subgroup_size");
+    if device.limits.subgroup_size < 32 && constants.chain(&variant.when).any(by_subgroup) {
+        let mut other = device.clone();
+        other.limits.subgroup_size = 32;
+        views.push(other);
+    }
+    views
+}
+
+/// Every way to give the type variables a type.
+fn assignments(manifest: &Manifest) -> Vec<BTreeMap<String, DType>> {
+    let mut all = vec![BTreeMap::new()];
+    for (variable, types) in &manifest.types {
+        let with = |one: &BTreeMap<String, DType>, dtype: &DType| {
+            let mut one = one.clone();
+            one.insert(variable.clone(), *dtype);
+            one
+        };
+        all = types
+            .iter()
+            .flat_map(|dtype| all.iter().map(|one| with(one, dtype)).collect::<Vec<_>>())
+            .collect();
+    }
+    all
+}
+
+/// Runs the passes that `passes` makes for each assignment of types on every variant, and has every result looked at.
+fn run(
+    kernel: &str,
+    passes: impl Fn(&BTreeMap<String, DType>) -> Vec<Pass>,
+    mut look: impl FnMut(&[Pass], &Seen),
+) {
+    let library = support::library();
+    let manifest = &library.manifests[kernel];
+    let device = gpu::profile();
+    let mut tested = 0;
+    for types in assignments(manifest) {
+        let passes = passes(&types);
+        for variant in &manifest.variants {
+            for device in views(variant, &device) {
+                for seen in rounds::run(kernel, variant, &types, &passes, &device) {
+                    look(&passes, &seen);
+                    tested += 1;
+                }
+            }
+        }
+    }
+    assert!(tested > 0, "no variant of `{kernel}` could be tested");
+}
+
+fn same(passes: &[Pass], seen: &Seen) {
+    assert_eq!(
+        seen.device, seen.interpreter,
+        "`{}` of [{}] in round {}: the device on the left",
+        seen.port, passes[seen.pass].label, seen.round
+    );
+}
+
+/// An input that does not change.
+fn fixed(port: &'static str, dtype: DType, shape: &[u64], values: &[f64], rounds: usize) -> Input {
+    changing(port, dtype, shape, vec![values.to_vec(); rounds])
+}
+
+fn changing(port: &'static str, dtype: DType, shape: &[u64], rounds: Vec<Vec<f64>>) -> Input {
+    Input {
+        port,
+        dtype,
+        shape: shape.to_vec(),
+        rounds,
+    }
+}
+
+fn output(port: &'static str, dtype: DType) -> Output {
+    Output { port, dtype }
+}
+
+fn state(port: &'static str, dtype: DType, shape: &[u64]) -> State {
+    State {
+        port,
+        dtype,
+        shape: shape.to_vec(),
+    }
+}
+
+/// Fresh or going on, in the first step or a later one, done or not, before or at the limit; more sequences than one
+/// workgroup takes.
+#[test]
+fn step_begin() {
+    let mut random = Random::from_env("step_begin");
+    let (b, slots) = (37_u64, 41_u64);
+    let order = permutation(&mut random, slots);
+    let mut draw = |count: u64, limit: u64| -> Vec<f64> {
+        (0..count).map(|_| random.below(limit) as f64).collect()
+    };
+    let flow = (0..b)
+        .flat_map(|_| [draw(1, 2)[0], draw(1, 12)[0]])
+        .collect();
+    let progress =
+        (0..slots).flat_map(|_| [draw(1, 90)[0], draw(1, 12)[0], draw(1, 2)[0], draw(1, 2)[0]]);
+    let progress: Vec<f64> = progress.collect();
+    let pass = Pass {
+        label: "all".into(),
+        inputs: vec![
+            changing("ids", DType::U32, &[b], vec![draw(b, 90)]),
+            changing("positions", DType::U32, &[b], vec![draw(b, 12)]),
+            changing("flow", DType::U32, &[b, 2], vec![flow]),
+            changing(
+                "slots",
+                DType::U32,
+                &[b],
+                vec![order[..b as usize].to_vec()],
+            ),
+            changing("progress", DType::U32, &[slots, 4], vec![progress]),
+        ],
+        outputs: vec![
+            output("next_ids", DType::U32),
+            output("next_positions", DType::U32),
+        ],
+        ..Pass::default()
+    };
+    run("step_begin", |_| vec![pass.clone()], same);
+}
+
+fn permutation(random: &mut Random, count: u64) -> Vec<f64> {
+    let mut order: Vec<f64> = (0..count).map(|slot| slot as f64).collect();
+    for last in (1..order.len()).rev() {
+        order.swap(last, random.below(last as u64 + 1) as usize);
+    }
+    order
+}
+
+/// How the logits of a row are made.
+#[derive(Clone, Copy)]
+enum Logits {
+    /// Like those of a language model: a few stand out.
+    Peaked,
+    /// So flat that every list of candidates overflows.
+    Flat,
+    /// Whole numbers: many are equal.
+    Ties,
+    /// All the same.
+    Equal,
+    /// One is not a number, infinite, or all are minus infinity.
+    Broken(f32),
+    /// Half are minus infinity.
+    Masked,
+}
+
+fn logits(random: &mut Random, kind: Logits, vocab: u64) -> Vec<f64> {
+    let normal = |random: &mut Random| (0..6).map(|_| random.unit()).sum::<f64>() * 0.707;
+    let mut row: Vec<f64> = (0..vocab)
+        .map(|j| match kind {
+            Logits::Peaked => f64::from((normal(random) * 4.0 + 3.0) as f32),
+            Logits::Flat => f64::from((normal(random) * 0.01) as f32),
+            Logits::Ties => random.below(4) as f64 - 2.0,
+            Logits::Equal => 1.5,
+            Logits::Broken(_) => f64::from(random.unit() as f32),
+            Logits::Masked if j % 2 == 0 => f64::NEG_INFINITY,
+            Logits::Masked => f64::from(random.unit() as f32),
+        })
+        .collect();
+    if let Logits::Broken(value) = kind {
+        if value == f32::NEG_INFINITY {
+            row.fill(f64::NEG_INFINITY);
+        } else {
+            row[random.below(vocab) as usize] = value.into();
+        }
+    }
+    row
+}
+
+/// One row of `sample`.
+#[derive(Clone, Copy)]
+struct Row {
+    kind: Logits,
+    sampling: [f64; 3],
+}
+
+/// What `sample` should pick, and the scores of all tokens (minus infinity for those that were cut).
+fn reference(logits: &[f64], sampling: [f64; 3], seed: [u32; 2], position: u32) -> (f64, Vec<f64>) {
+    let peak = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if logits.iter().any(|v| v.is_nan()) || peak.is_infinite() {
+        return (INVALID, vec![]);
+    }
+    let [temperature, top_k, top_p] = sampling.map(|v| f64::from(v as f32));
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    if temperature == 0.0 {
+        return (order[0] as f64, logits.to_vec());
+    }
+    let cut_k = if top_k > 0.0 && (top_k as usize) < logits.len() {
+        logits[order[top_k as usize - 1]]
+    } else {
+        f64::NEG_INFINITY
+    };
+    order.retain(|j| logits[*j] >= cut_k);
+    let weight = |j: usize| ((logits[j] - peak) / temperature).exp();
+    let total: f64 = order.iter().map(|j| weight(*j)).sum();
+    let mut scores = vec![f64::NEG_INFINITY; logits.len()];
+    let (mut larger, mut equal, mut last) = (0.0, 0.0, f64::INFINITY);
+    for j in order {
+        if logits[j] < last {
+            larger += equal;
+            equal = 0.0;
+            last = logits[j];
+        }
+        equal += weight(j);
+        if top_p > 0.0 && top_p < 1.0 && larger >= top_p * total {
+            continue;
+        }
+        let noise = pcg3d(seed[0], seed[1] ^ position, j as u32);
+        scores[j] = (logits[j] - peak) / temperature - (-(1.0 - noise).ln()).ln();
+    }
+    let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let pick = scores.iter().position(|score| *score == best).unwrap();
+    (pick as f64, scores)
+}
+
+/// As the paper has it (Jarzynski and Olano 2020), then 24 leading bits over 2^32.
+fn pcg3d(x: u32, y: u32, z: u32) -> f64 {
+    let step = |v: u32| v.wrapping_mul(1664525).wrapping_add(1013904223);
+    let (mut x, mut y, mut z) = (step(x), step(y), step(z));
+    for round in 0..2 {
+        x = x.wrapping_add(y.wrapping_mul(z));
+        y = y.wrapping_add(z.wrapping_mul(x));
+        z = z.wrapping_add(x.wrapping_mul(y));
+        if round == 0 {
+            (x, y, z) = (x ^ x >> 16, y ^ y >> 16, z ^ z >> 16);
+        }
+    }
+    let kept = (32 - x.leading_zeros()).saturating_sub(24);
+    f64::from(x.max(1) >> kept << kept) / 2_f64.powi(32)
+}
+
+/// Three steps of greedy rows and of rows with every kind of cut, over logits with ties, without a clear peak, masked
+/// and broken; vocabularies of one share and of several; dead sequences, stops and limits.
+#[test]
+fn sample() {
+    let mut random = Random::from_env("sample");
+    let mut rows = Vec::new();
+    for kind in [
+        Logits::Peaked,
+        Logits::Flat,
+        Logits::Ties,
+        Logits::Equal,
+        Logits::Masked,
+    ] {
+        for (k, p) in [
+            (0, 0.0),
+            (1, 1.0),
+            (3, 0.0),
+            (0, 0.5),
+            (20, 0.9),
+            (90, 0.99),
+            (0, 0.999),
+            (5000, 0.3),
+        ] {
+            let temperature = [0.0, 0.7, 1.0, 2.5][random.below(4) as usize];
+            rows.push(Row {
+                kind,
+                sampling: [temperature, f64::from(k), p],
+            });
+        }
+        rows.push(Row {
+            kind,
+            sampling: [0.0; 3],
+        });
+    }
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        rows.push(Row {
+            kind: Logits::Broken(value),
+            sampling: [0.0; 3],
+        });
+        rows.push(Row {
+            kind: Logits::Broken(value),
+            sampling: [1.0, 5.0, 0.5],
+        });
+    }
+    // Formulas compare every logit with every other, so the longest rows are few.
+    let few: Vec<Row> = rows
+        .iter()
+        .copied()
+        .skip(random.below(4) as usize)
+        .step_by(4)
+        .collect();
+    let tables = [(rows.clone(), 1, 1), (rows, 70, 3), (few, 1500, 3)];
+    let passes = tables
+        .clone()
+        .map(|(rows, vocab, steps)| sampling_pass(&mut random, &rows, vocab, steps));
+    run(
+        "sample",
+        |_| passes.to_vec(),
+        |passes, seen| {
+            let pass = &passes[seen.pass];
+            if seen.port != "tokens" {
+                return same(passes, seen);
+            }
+            same(passes, seen);
+            let steps = pass.options[0].1.as_int().unwrap() as usize;
+            let step = seen.round % steps;
+            let input = |port: &str| {
+                let input = pass.inputs.iter().find(|input| input.port == port).unwrap();
+                &input.rounds[seen.round]
+            };
+            let rows = &tables[seen.pass].0;
+            let vocab = input("logits").len() / rows.len();
+            for (i, row) in rows.iter().enumerate() {
+                let token = seen.device[i * steps + step];
+                let what = format!("row {i} of [{}] in round {}", pass.label, seen.round);
+                if input("positions")[i] == NONE {
+                    assert_eq!(token, NONE, "{what}");
+                    continue;
+                }
+                let seed = [
+                    input("seeds")[2 * i] as u32,
+                    input("seeds")[2 * i + 1] as u32,
+                ];
+                let logits = &input("logits")[i * vocab..][..vocab];
+                let (wanted, scores) =
+                    reference(logits, row.sampling, seed, input("positions")[i] as u32);
+                // The device works in f32, so two tokens may be as good as one.
+                let near = || {
+                    row.sampling[0] > 0.0 && scores[wanted as usize] - scores[token as usize] < 1e-5
+                };
+                assert!(
+                    token == wanted || near(),
+                    "{what}: {token} where {wanted} is right"
+                );
+            }
+        },
+    );
+}
+
+fn sampling_pass(random: &mut Random, rows: &[Row], vocab: u64, steps: u64) -> Pass {
+    const ROUNDS: usize = 3;
+    let b = rows.len() as u64;
+    let slots = b + 3;
+    let order = permutation(random, slots)[..rows.len()].to_vec();
+    let mut positions = Vec::new();
+    let mut scores = Vec::new();
+    for _ in 0..ROUNDS {
+        positions.push(
+            (0..b)
+                .map(|_| {
+                    if random.below(6) == 0 {
+                        NONE
+                    } else {
+                        random.below(30) as f64
+                    }
+                })
+                .collect(),
+        );
+        scores.push(
+            rows.iter()
+                .flat_map(|row| logits(random, row.kind, vocab))
+                .collect(),
+        );
+    }
+    let word = |random: &mut Random| random.below(1 << 32) as f64;
+    let seeds: Vec<f64> = (0..2 * b).map(|_| word(random)).collect();
+    let flow: Vec<f64> = (0..b)
+        .flat_map(|_| [0.0, random.below(40) as f64])
+        .collect();
+    let sampling: Vec<f64> = rows
+        .iter()
+        .flat_map(|row| [row.sampling[0], row.sampling[1], row.sampling[2], 0.0])
+        .collect();
+    let mut stops = vec![NONE; 8];
+    (0..5).for_each(|i| stops[i] = random.below(vocab) as f64);
+    Pass {
+        label: format!("vocab {vocab}, {steps} steps"),
+        options: vec![("steps", Value::Int(steps as i64))],
+        inputs: vec![
+            changing("logits", DType::F32, &[b, vocab], scores),
+            changing("positions", DType::U32, &[b], positions),
+            fixed("slots", DType::U32, &[b], &order, ROUNDS),
+            fixed("flow", DType::U32, &[b, 2], &flow, ROUNDS),
+            fixed("seeds", DType::U32, &[b, 2], &seeds, ROUNDS),
+            fixed("sampling", DType::F32, &[b, 4], &sampling, ROUNDS),
+            fixed("stops", DType::U32, &[8], &stops, ROUNDS),
+        ],
+        states: vec![
+            state("progress", DType::U32, &[slots, 4]),
+            state("ring", DType::U32, &[slots, 64]),
+        ],
+        outputs: vec![output("tokens", DType::U32)],
+    }
+}
