@@ -27,7 +27,9 @@ pub(super) const CODES: &[Explained] = &[
                must be JSON objects with sensible lengths. The message names the file and what is wrong with it. \
                A download that was cut short is the usual cause: fetch the file again. A model that has only \
                `vocab.txt` or `tokenizer.model` can be converted by loading it with the `transformers` package \
-               and saving it.",
+               and saving it. \
+               A GGUF file carries its tokenizer in the metadata under `tokenizer.ggml.`: lists of one length, ids \
+               within them, merges of tokens that are there, and a way of cutting words that graphc knows.",
     },
     Explained {
         code: TOKEN_LIMIT,

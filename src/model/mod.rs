@@ -1,7 +1,9 @@
 //! The few things a graph cannot say: how text becomes token ids, which shapes are worth compiling, and how a
 //! stream of texts is cut into batches for them.
 
+pub mod bpe;
 pub mod bucket;
+pub mod detokenize;
 pub mod embed;
 mod flatten;
 pub mod gguf;
@@ -11,5 +13,8 @@ pub mod output;
 pub mod rows;
 #[cfg(feature = "gpu")]
 pub mod runner;
+pub mod spm;
+pub mod text_tokenizer;
 pub mod texts;
 pub mod tokenizer;
+pub mod vocabulary;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// The largest `tokenizer.json` that is read. The largest ones in use (vocabularies of 262,144) take 33 MB.
-const MAX_TOKENIZER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_TOKENIZER_BYTES: u64 = 100_000_000;
 /// The largest settings file that is read.
 const MAX_SETTINGS_BYTES: u64 = 1_000_000;
 /// The longest text that is tokenised; one line of input beyond this is a mistake rather than a text.
@@ -45,6 +45,9 @@ pub enum TokenizerError {
         /// What is wrong.
         reason: String,
     },
+    /// The lists of a GGUF file do not make a vocabulary.
+    #[error("the tokenizer of the GGUF file cannot be used: {0}")]
+    Metadata(String),
     /// The special tokens alone do not fit.
     #[error(
         "a limit of {limit} tokens leaves no room for text beside the tokenizer's {special} special tokens"
@@ -83,9 +86,10 @@ impl TokenizerError {
     pub fn code(&self) -> crate::diag::Code {
         use crate::codes::model as codes;
         match self {
-            Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Broken { .. } => {
-                codes::TOKENIZER_FILE
-            }
+            Self::Unreadable { .. }
+            | Self::TooLarge { .. }
+            | Self::Broken { .. }
+            | Self::Metadata(_) => codes::TOKENIZER_FILE,
             Self::LimitTooSmall { .. } => codes::TOKEN_LIMIT,
             Self::Text { .. } => codes::TEXT,
             Self::Vocabulary { .. } => codes::VOCABULARY,
@@ -297,7 +301,10 @@ fn length(path: &Path, settings: &Value, key: &str) -> Result<Option<usize>, Tok
 }
 
 /// An optional settings file: `None` if it is not there.
-fn read_settings(folder: &Path, name: &str) -> Result<Option<(PathBuf, Value)>, TokenizerError> {
+pub(super) fn read_settings(
+    folder: &Path,
+    name: &str,
+) -> Result<Option<(PathBuf, Value)>, TokenizerError> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);
@@ -311,7 +318,7 @@ fn read_settings(folder: &Path, name: &str) -> Result<Option<(PathBuf, Value)>, 
     Ok(Some((path, value)))
 }
 
-fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TokenizerError> {
+pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TokenizerError> {
     let unreadable = |error: std::io::Error| TokenizerError::Unreadable {
         path: path.into(),
         reason: error.to_string(),
@@ -327,7 +334,7 @@ fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TokenizerError> {
     std::fs::read(path).map_err(unreadable)
 }
 
-fn broken(path: &Path, reason: String) -> TokenizerError {
+pub(super) fn broken(path: &Path, reason: String) -> TokenizerError {
     TokenizerError::Broken {
         path: path.into(),
         reason,
