@@ -17,6 +17,12 @@ pub const NOT_FINITE: Code = Code("G0805");
 pub const INPUT_LINE: Code = Code("G0806");
 /// `hf:org/name` cannot be resolved.
 pub const HUB: Code = Code("G0807");
+/// A chat template is missing, does not parse, fails or does not end.
+pub const CHAT: Code = Code("G0808");
+/// A prompt cannot be continued.
+pub const PROMPT: Code = Code("G0809");
+/// The model's scores of tokens are not finite.
+pub const LOGITS: Code = Code("G0810");
 
 pub(super) const CODES: &[Explained] = &[
     Explained {
@@ -72,5 +78,28 @@ pub(super) const CODES: &[Explained] = &[
                `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`. Nothing is downloaded unless \
                `--download` is given, which needs a graphc built with the feature `hf-hub`. A folder with the \
                model's files can always be named instead.",
+    },
+    Explained {
+        code: CHAT,
+        title: "a chat template cannot be used",
+        text: "`--chat` puts the prompt into the model's own template: `tokenizer.chat_template` of a GGUF file, \
+               else `chat_template` of tokenizer_config.json, else chat_template.jinja. The template is a program: it \
+               may fail by itself (some refuse a system message), and it is stopped when it has run for too many \
+               steps, because one that loops would never end. A model without a template was not trained on chats; \
+               use `--raw`.",
+    },
+    Explained {
+        code: PROMPT,
+        title: "a prompt cannot be continued",
+        text: "A model continues at least one token, so an empty prompt for a model that begins texts with no token \
+               of its own has nothing to continue. A prompt also has to leave a place for an answer: prompt and answer \
+               together fit in the context (`--ctx N`, at most what the model was trained for).",
+    },
+    Explained {
+        code: LOGITS,
+        title: "the scores of the next token are not finite",
+        text: "The device gave no token because the scores held NaN or infinity. With `--dtype f16` an activation \
+               may have overflowed: try `--dtype f32`. The weights were checked when they were packed. The message \
+               names the first pass of the forward whose result is not finite, if it could be found.",
     },
 ];

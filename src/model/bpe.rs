@@ -12,8 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
+use super::token_table::{TokenTable, fault};
 use super::tokenizer::TokenizerError;
-use super::vocabulary::{Vocabulary, fault};
 
 /// English contractions, then words, numbers and the rest, each with the one space before it; spaces at the end.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -63,7 +63,7 @@ const FAMILIES: &[Words] = &[
 ];
 
 /// The tokenizer of `vocabulary`. It knows no special tokens: who calls it has cut those out of the text.
-pub fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, TokenizerError> {
+pub fn build(vocabulary: &TokenTable) -> Result<Tokenizer, TokenizerError> {
     let words = FAMILIES
         .iter()
         .find(|family| family.names.contains(&vocabulary.pre.as_str()))

@@ -7,7 +7,7 @@
 use super::bpe::byte_of;
 use super::spm::SPACE;
 use super::text_tokenizer::{FileRules, Listed, Rules, TextTokenizer};
-use super::vocabulary::{Family, TokenKind, Vocabulary};
+use super::token_table::{Family, TokenKind, TokenTable};
 
 /// The text of a growing list of tokens.
 pub struct Detokenizer<'t> {
@@ -128,7 +128,7 @@ fn piece(listed: &Listed, id: u32) -> Vec<u8> {
     }
 }
 
-fn normal(vocabulary: &Vocabulary, text: &str) -> Vec<u8> {
+fn normal(vocabulary: &TokenTable, text: &str) -> Vec<u8> {
     match vocabulary.family {
         Family::Spm => text.replace(SPACE, " ").into_bytes(),
         Family::Bpe => {

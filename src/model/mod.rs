@@ -3,9 +3,11 @@
 
 pub mod bpe;
 pub mod bucket;
+pub mod chat;
 pub mod detokenize;
 pub mod embed;
 mod flatten;
+pub mod generate;
 pub mod gguf;
 pub mod hub;
 pub mod metadata;
@@ -16,5 +18,5 @@ pub mod runner;
 pub mod spm;
 pub mod text_tokenizer;
 pub mod texts;
+pub mod token_table;
 pub mod tokenizer;
-pub mod vocabulary;

@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use super::vocabulary::Vocabulary;
+use super::token_table::TokenTable;
 
 /// The space of SentencePiece.
 pub const SPACE: char = '\u{2581}';
@@ -56,7 +56,7 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 /// Appends the ids of `text`, which has [`SPACE`] for spaces.
-pub fn encode(vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
+pub fn encode(vocabulary: &TokenTable, text: &str, ids: &mut Vec<u32>) {
     let mut pieces = characters(text);
     let mut heap = BinaryHeap::new();
     for left in 0..pieces.len().saturating_sub(1) {
@@ -99,7 +99,7 @@ fn characters(text: &str) -> Vec<Piece> {
 }
 
 fn candidate(
-    vocabulary: &Vocabulary,
+    vocabulary: &TokenTable,
     text: &str,
     pieces: &[Piece],
     left: usize,
@@ -115,7 +115,7 @@ fn candidate(
     })
 }
 
-fn push(vocabulary: &Vocabulary, piece: &str, ids: &mut Vec<u32>) {
+fn push(vocabulary: &TokenTable, piece: &str, ids: &mut Vec<u32>) {
     if let Some(id) = vocabulary.id(piece) {
         ids.push(id);
         return;

@@ -1,7 +1,7 @@
 //! Text to token ids and back for models that write text.
 //!
 //! In: a text, with or without the model's special tokens spelled out in it. Out: ids, all of the vocabulary. The
-//! rules come from a GGUF file ([`Vocabulary`]) or from the `tokenizer.json` of a Hugging Face folder. What always
+//! rules come from a GGUF file ([`TokenTable`]) or from the `tokenizer.json` of a Hugging Face folder. What always
 //! holds: nothing is cut and nothing is padded; without [`Special::Parsed`] no text can become a control token.
 //!
 //! Special tokens are cut out before the family's rules see the text, the longest ones first and each leftmost
@@ -14,10 +14,11 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use super::metadata::ModelMetadata;
+use super::token_table::{ENDS, Family, TokenKind, TokenTable};
 use super::tokenizer::{
     MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES, TokenizerError, broken, read_capped, read_settings,
 };
-use super::vocabulary::{ENDS, Family, TokenKind, Vocabulary};
 use super::{bpe, spm};
 
 /// What a control token that is spelled out in a text means.
@@ -43,7 +44,7 @@ pub(super) enum Rules {
 }
 
 pub(super) struct Listed {
-    pub(super) vocabulary: Vocabulary,
+    pub(super) vocabulary: TokenTable,
     specials: Specials,
     /// For [`Family::Bpe`].
     words: Option<tokenizers::Tokenizer>,
@@ -57,8 +58,19 @@ pub(super) struct FileRules {
 }
 
 impl TextTokenizer {
+    /// The one of a model: of its GGUF file, or of its folder.
+    pub fn of(metadata: &ModelMetadata) -> Result<Self, TokenizerError> {
+        let listed = metadata
+            .vocabulary()
+            .map_err(|error| TokenizerError::Metadata(error.to_string()))?;
+        match listed {
+            Some(vocabulary) => Self::listed(TokenTable::new(&vocabulary)?),
+            None => Self::open(&metadata.folder),
+        }
+    }
+
     /// By the lists of a GGUF file.
-    pub fn listed(vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
+    pub fn listed(vocabulary: TokenTable) -> Result<Self, TokenizerError> {
         let words = match vocabulary.family {
             Family::Bpe => Some(bpe::build(&vocabulary)?),
             Family::Spm => None,
@@ -274,7 +286,7 @@ struct Specials {
 }
 
 impl Specials {
-    fn of(vocabulary: &Vocabulary) -> Self {
+    fn of(vocabulary: &TokenTable) -> Self {
         let mut by_length =
             std::collections::BTreeMap::<usize, std::collections::HashMap<_, _>>::new();
         for (id, text) in vocabulary.tokens() {

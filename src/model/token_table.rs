@@ -1,11 +1,12 @@
 //! The tokens of a language model as a GGUF file lists them, checked.
 //!
-//! In: [`Parts`], the lists and switches of `tokenizer.ggml.*` as they stand in the file. Out: a [`Vocabulary`].
+//! In: a [`Vocabulary`], the lists and switches of `tokenizer.ggml.*` as they stand in the file. Out: a [`TokenTable`].
 //! What always holds: the lists have one length, every id that the file names is a token, scores are numbers, and
 //! each merge makes a token out of two tokens. Nothing behind this module looks an id up unchecked.
 
 use std::collections::HashMap;
 
+use super::gguf::Vocabulary;
 use super::tokenizer::TokenizerError;
 
 /// The most tokens of a vocabulary; the largest in use have 262,208.
@@ -30,7 +31,7 @@ pub enum TokenKind {
 
 impl TokenKind {
     /// From the number in a file.
-    pub fn of(number: i64) -> Option<Self> {
+    pub fn of(number: i32) -> Option<Self> {
         Some(match number {
             1 => Self::Normal,
             2 => Self::Unknown,
@@ -52,38 +53,9 @@ pub enum Family {
     Bpe,
 }
 
-/// What a file says, unchecked.
-#[derive(Clone, Debug, Default)]
-pub struct Parts {
-    /// `tokenizer.ggml.model`.
-    pub model: String,
-    /// `tokenizer.ggml.pre`.
-    pub pre: String,
-    /// `tokenizer.ggml.tokens`.
-    pub tokens: Vec<String>,
-    /// `tokenizer.ggml.scores`; may be empty for byte-pair encoding.
-    pub scores: Vec<f32>,
-    /// `tokenizer.ggml.token_type`; empty: all are normal.
-    pub kinds: Vec<i64>,
-    /// `tokenizer.ggml.merges`, best first, two tokens with a space between.
-    pub merges: Vec<String>,
-    /// `tokenizer.ggml.bos_token_id`.
-    pub bos: Option<i64>,
-    /// `tokenizer.ggml.unknown_token_id`.
-    pub unknown: Option<i64>,
-    /// The ids after which a text is complete: `eos_token_id`, `eot_token_id`, `eom_token_id`.
-    pub ends: Vec<i64>,
-    /// `tokenizer.ggml.add_bos_token`.
-    pub add_bos: Option<bool>,
-    /// `tokenizer.ggml.add_eos_token`.
-    pub add_eos: Option<bool>,
-    /// `tokenizer.ggml.add_space_prefix`.
-    pub add_space_prefix: Option<bool>,
-}
-
 /// The tokens of a model.
 #[derive(Debug)]
-pub struct Vocabulary {
+pub struct TokenTable {
     /// The rules.
     pub family: Family,
     /// Name of the pattern that cuts words, for [`Family::Bpe`].
@@ -122,10 +94,10 @@ pub(super) const ENDS: &[&str] = &[
     "<eos>",
 ];
 
-impl Vocabulary {
+impl TokenTable {
     /// Checks what a file says.
-    pub fn new(parts: Parts) -> Result<Self, TokenizerError> {
-        let family = match parts.model.as_str() {
+    pub fn new(parts: &Vocabulary<'_>) -> Result<Self, TokenizerError> {
+        let family = match parts.model {
             "llama" => Family::Spm,
             "gpt2" => Family::Bpe,
             other => {
@@ -141,26 +113,23 @@ impl Vocabulary {
                 "`tokenizer.ggml.tokens` has {count} tokens; 1 to {MAX_TOKENS} can be used"
             )));
         }
-        let kinds = kinds(&parts.kinds, count)?;
-        let scores = scores(parts.scores, family, count)?;
-        let ids: HashMap<String, u32> = parts.tokens.iter().cloned().zip(0..).collect();
-        let id = |key: &str, number: Option<i64>| match number
-            .map(|number| (number, u32::try_from(number)))
-        {
-            None => Ok(None),
-            Some((_, Ok(id))) if (id as usize) < count => Ok(Some(id)),
-            Some((number, _)) => Err(fault(format!(
-                "`tokenizer.ggml.{key}` is {number}, and the vocabulary has {count} tokens"
-            ))),
-        };
-        let bos = id("bos_token_id", parts.bos)?;
-        let unknown = id("unknown_token_id", parts.unknown)?;
-        let mut stops = parts
-            .ends
-            .iter()
-            .filter_map(|end| id("eos_token_id", Some(*end)).transpose())
-            .collect::<Result<Vec<u32>, _>>()?;
-        let eos = stops.first().copied();
+        let kinds = kinds(parts.kinds.as_deref(), count)?;
+        let scores = scores(parts.scores.as_deref(), family, count)?;
+        let owned = |text: &&str| (*text).to_string();
+        let ids: HashMap<String, u32> = parts.tokens.iter().map(owned).zip(0..).collect();
+        for (key, id) in [
+            ("bos", parts.bos),
+            ("eos", parts.eos),
+            ("eot", parts.eot),
+            ("unknown", parts.unk),
+        ] {
+            if let Some(id) = id.filter(|id| *id as usize >= count) {
+                return Err(fault(format!(
+                    "`tokenizer.ggml.{key}_token_id` is {id}, and the vocabulary has {count} tokens"
+                )));
+            }
+        }
+        let mut stops: Vec<u32> = parts.eos.into_iter().chain(parts.eot).collect();
         let special = |id: &u32| kinds[*id as usize] != TokenKind::Normal;
         stops.extend(
             ENDS.iter()
@@ -176,19 +145,19 @@ impl Vocabulary {
         let spm = family == Family::Spm;
         Ok(Self {
             family,
-            pre: parts.pre,
+            pre: parts.pre.unwrap_or_default().to_string(),
             scores,
             kinds,
             merges,
-            bos,
-            unknown,
+            bos: parts.bos,
+            unknown: parts.unk,
             // llama.cpp's defaults where a file says nothing.
-            add_bos: bos.is_some() && parts.add_bos.unwrap_or(spm),
-            eos_after: eos.filter(|_| parts.add_eos == Some(true)),
+            add_bos: parts.bos.is_some() && parts.add_bos.unwrap_or(spm),
+            eos_after: parts.eos.filter(|_| parts.add_eos == Some(true)),
             add_space_prefix: spm && parts.add_space_prefix.unwrap_or(true),
             stops,
             ids,
-            tokens: parts.tokens,
+            tokens: parts.tokens.iter().map(owned).collect(),
         })
     }
 
@@ -233,12 +202,12 @@ pub(super) fn fault(reason: String) -> TokenizerError {
     TokenizerError::Metadata(reason)
 }
 
-fn kinds(numbers: &[i64], count: usize) -> Result<Vec<TokenKind>, TokenizerError> {
-    if numbers.is_empty() {
+fn kinds(numbers: Option<&[i32]>, count: usize) -> Result<Vec<TokenKind>, TokenizerError> {
+    let Some(numbers) = numbers else {
         return Ok(vec![TokenKind::Normal; count]);
-    }
+    };
     same_length("token_type", numbers.len(), count)?;
-    let kind = |(at, number): (usize, &i64)| {
+    let kind = |(at, number): (usize, &i32)| {
         TokenKind::of(*number).ok_or_else(|| {
             fault(format!(
                 "`tokenizer.ggml.token_type` {at} is {number}; there are the types 1 to 6"
@@ -248,16 +217,21 @@ fn kinds(numbers: &[i64], count: usize) -> Result<Vec<TokenKind>, TokenizerError
     numbers.iter().enumerate().map(kind).collect()
 }
 
-fn scores(scores: Vec<f32>, family: Family, count: usize) -> Result<Vec<f32>, TokenizerError> {
+fn scores(
+    scores: Option<&[f32]>,
+    family: Family,
+    count: usize,
+) -> Result<Vec<f32>, TokenizerError> {
     if family == Family::Bpe {
         return Ok(vec![]);
     }
+    let scores = scores.unwrap_or_default();
     same_length("scores", scores.len(), count)?;
     match scores.iter().position(|score| score.is_nan()) {
         Some(at) => Err(fault(format!(
             "`tokenizer.ggml.scores` {at} is not a number"
         ))),
-        None => Ok(scores),
+        None => Ok(scores.to_vec()),
     }
 }
 
@@ -271,11 +245,11 @@ fn same_length(list: &str, length: usize, count: usize) -> Result<(), TokenizerE
 }
 
 fn merges(
-    lines: &[String],
+    lines: &[&str],
     ids: &HashMap<String, u32>,
 ) -> Result<Vec<(String, String)>, TokenizerError> {
     let mut joined = String::new();
-    let pair = |(at, line): (usize, &String)| {
+    let pair = |(at, line): (usize, &&str)| {
         let bad = |what: &str| fault(format!("`tokenizer.ggml.merges` {at} (`{line}`) {what}"));
         // The first character belongs to the left token even if it is a space.
         let first = line.chars().next().map_or(0, char::len_utf8);

@@ -1,0 +1,630 @@
+//! Prompts to continuations: which tokens run in which entry, and when a sequence ends.
+//!
+//! ```text
+//!   prompt[..n-1] -> prefill chunks (fill the cache) ┐
+//!   prompt[n-1] ────> decode: K steps a submit ──────┴> K tokens ─> sink;  the next submit is already running
+//! ```
+//! In: sequences of token ids, and a [`Runner`] with a batch of rows. Out: the tokens of each sequence as they come,
+//! how each ended, and a [`Report`]. What always holds: the host knows every position beforehand, only tokens come
+//! back; at most two submits are in flight; a row that is done gets the next sequence; greedy tokens do not depend
+//! on K, on the batch or on the chunks.
+//!
+//! A row of the batch owns the cache slot of its number. A row without a sequence is dead: its limit is 0.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::embed::BoxError;
+use crate::codes::model as codes;
+use crate::diag::Code;
+
+/// No token: what a dead row gives.
+pub const NONE: u32 = u32::MAX;
+/// Instead of a token where the scores were not finite.
+pub const NOT_FINITE: u32 = u32::MAX - 1;
+/// Stop tokens that the device knows.
+pub const DEVICE_STOPS: usize = 8;
+/// Tokens of a prefill entry, from which [`chunks`] takes.
+pub const CHUNKS: [u32; 4] = [2048, 512, 128, 32];
+/// Submits in flight.
+const IN_FLIGHT: usize = 2;
+
+/// Why generation stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// Nothing to continue.
+    #[error("prompt {sequence} has no tokens, so there is nothing to continue")]
+    Empty {
+        /// Its number, from 1.
+        sequence: usize,
+    },
+    /// The prompt alone fills the context.
+    #[error(
+        "prompt {sequence} has {tokens} tokens, and the context has {context}; one place at least is needed for an \
+         answer\nhelp: a larger context is asked for with --ctx"
+    )]
+    TooLong {
+        /// Its number, from 1.
+        sequence: usize,
+        /// Its length.
+        tokens: usize,
+        /// The places.
+        context: u32,
+    },
+    /// The scores of the next token are not numbers.
+    #[error(
+        "the scores of token {position} of sequence {sequence} hold NaN or infinity, so no token can be chosen"
+    )]
+    NotFinite {
+        /// Its number, from 1.
+        sequence: usize,
+        /// The position whose successor was asked for.
+        position: u32,
+    },
+    /// The device broke a promise.
+    #[error("the device gave token {token} for sequence {sequence} where {expected} was due")]
+    Device {
+        /// Its number, from 1.
+        sequence: usize,
+        /// What came.
+        token: u32,
+        /// What was due.
+        expected: &'static str,
+    },
+    /// The device.
+    #[error("{0}")]
+    Run(#[source] BoxError),
+    /// The taker of tokens, for example a closed pipe.
+    #[error("{0}")]
+    Sink(#[from] std::io::Error),
+}
+
+impl GenerateError {
+    /// Its diagnostic code, if it has one of its own.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Empty { .. } | Self::TooLong { .. } => Some(codes::PROMPT),
+            Self::NotFinite { .. } => Some(codes::LOGITS),
+            Self::Device { .. } | Self::Run(_) | Self::Sink(_) => None,
+        }
+    }
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0: the best token, always.
+    pub temperature: f32,
+    /// Only among this many best ones; 0: all.
+    pub top_k: u32,
+    /// Only among the best ones with this probability together; 1: all.
+    pub top_p: f32,
+    /// The noise: equal seeds give equal texts.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The best token, always.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        seed: 0,
+    };
+}
+
+/// A prompt and what is wanted.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// The most tokens to write.
+    pub max_tokens: u32,
+    /// How they are chosen.
+    pub sampling: Sampling,
+}
+
+/// What the runner was compiled for.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Rows of a decode submit.
+    pub batch: u32,
+    /// Steps of a decode submit, K.
+    pub steps: u32,
+    /// Positions of a cache slot.
+    pub context: u32,
+    /// Lengths of the prefill entries, largest first.
+    pub chunks: Vec<u32>,
+}
+
+/// A part of a prompt for a prefill entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk<'s> {
+    /// The entry's length.
+    pub size: u32,
+    /// The cache slot.
+    pub slot: u32,
+    /// The position of the first token.
+    pub first: u32,
+    /// At most `size` of them; the rows that are left are dead.
+    pub tokens: &'s [u32],
+}
+
+/// A row of a decode submit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    /// Its token, if it is fresh.
+    pub id: u32,
+    /// Its position, if it is fresh.
+    pub position: u32,
+    /// Whether it starts with this submit.
+    pub fresh: bool,
+    /// The first position that it must not reach.
+    pub limit: u32,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+impl Row {
+    const DEAD: Self = Self {
+        id: 0,
+        position: 0,
+        fresh: true,
+        limit: 0,
+        sampling: Sampling::GREEDY,
+    };
+}
+
+/// Runs chunks and steps; a session on a device, or a stand-in in tests.
+pub trait Runner {
+    /// A decode submit in flight.
+    type Ticket;
+    /// Starts a prefill. It has no result; what follows on the device waits for it.
+    fn prefill(&mut self, chunk: &Chunk<'_>) -> Result<(), BoxError>;
+    /// Starts a decode submit of one row for each of the batch.
+    fn decode(
+        &mut self,
+        rows: &[Row],
+        stops: &[u32; DEVICE_STOPS],
+    ) -> Result<Self::Ticket, BoxError>;
+    /// Waits for a decode submit and gives its tokens, `steps` for each row.
+    fn collect(&mut self, ticket: Self::Ticket) -> Result<Vec<u32>, BoxError>;
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    Stop,
+    /// It has the tokens that were asked for.
+    MaxTokens,
+    /// No place is left in its context.
+    ContextFull,
+    /// Somebody asked to stop.
+    Interrupted,
+}
+
+impl Finish {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::MaxTokens => "max_tokens",
+            Self::ContextFull => "context_full",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What comes out, in the order in which it happens. Sequences are numbered from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The next token of a sequence. A stop token does not come.
+    Token {
+        /// Which sequence.
+        sequence: usize,
+        /// The token.
+        id: u32,
+    },
+    /// A sequence ended.
+    Finished {
+        /// Which sequence.
+        sequence: usize,
+        /// Why.
+        finish: Finish,
+    },
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Sequences that ended.
+    pub sequences: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Tokens that were written, stop tokens included.
+    pub tokens: u64,
+    /// Prefill submits.
+    pub prefills: u64,
+    /// Decode submits.
+    pub submits: u64,
+    /// From the first prefill to the first token of what it started, summed.
+    pub prompt_time: Duration,
+    /// The rest.
+    pub decode_time: Duration,
+    /// Tokens that came within `decode_time`.
+    pub decode_tokens: u64,
+}
+
+impl Report {
+    /// Prompt tokens a second.
+    pub fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prompt_time)
+    }
+
+    /// Written tokens a second, all sequences together.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_tokens, self.decode_time)
+    }
+}
+
+fn rate(count: u64, time: Duration) -> f64 {
+    match time.as_secs_f64() {
+        seconds if seconds > 0.0 => count as f64 / seconds,
+        _ => 0.0,
+    }
+}
+
+/// Cuts `count` tokens into the sizes of prefill entries: as large as fits, and at the end the next larger one if
+/// at least three quarters of it are used, else the smallest.
+pub fn chunks(count: usize, sizes: &[u32]) -> Vec<u32> {
+    let mut left = count;
+    let mut cut = vec![];
+    while left > 0 {
+        let full = sizes
+            .iter()
+            .copied()
+            .filter(|size| *size as usize <= left)
+            .max();
+        let over = sizes
+            .iter()
+            .copied()
+            .filter(|size| *size as usize > left)
+            .min();
+        let size = match (full, over) {
+            (Some(_), Some(over)) if left * 4 >= over as usize * 3 => over,
+            (Some(full), _) => full,
+            (None, Some(over)) => over,
+            (None, None) => return cut,
+        };
+        cut.push(size);
+        left = left.saturating_sub(size as usize);
+    }
+    cut
+}
+
+/// Checks that every sequence can be continued in a context of `context` positions.
+pub fn check(sequences: &[Sequence], context: u32) -> Result<(), GenerateError> {
+    for (sequence, number) in sequences.iter().zip(1..) {
+        let tokens = sequence.prompt.len();
+        if tokens == 0 {
+            return Err(GenerateError::Empty { sequence: number });
+        }
+        if tokens >= context as usize {
+            return Err(GenerateError::TooLong {
+                sequence: number,
+                tokens,
+                context,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Continues every sequence. `stops` end one wherever they stand among the device's; `interrupted` ends all at the
+/// next result.
+pub fn generate<R: Runner>(
+    runner: &mut R,
+    shape: &Shape,
+    sequences: &[Sequence],
+    stops: &[u32],
+    interrupted: &AtomicBool,
+    sink: &mut dyn FnMut(Event) -> std::io::Result<()>,
+) -> Result<Report, GenerateError> {
+    check(sequences, shape.context)?;
+    let mut device_stops = [NONE; DEVICE_STOPS];
+    device_stops
+        .iter_mut()
+        .zip(stops)
+        .for_each(|(slot, stop)| *slot = *stop);
+    let mut work = Work {
+        runner,
+        shape,
+        sequences,
+        stops,
+        device_stops,
+        rows: (0..shape.batch).map(|_| None).collect(),
+        next: 0,
+        in_flight: VecDeque::with_capacity(IN_FLIGHT),
+        sink,
+        report: Report::default(),
+        clock: Instant::now(),
+        prompting: true,
+    };
+    let result = work.run(interrupted);
+    // Nothing may stay in flight, also after an error.
+    while let Some(flight) = work.in_flight.pop_front() {
+        let _ = work.runner.collect(flight.ticket);
+    }
+    result?;
+    Ok(work.report)
+}
+
+/// A sequence in a row.
+struct Running {
+    sequence: usize,
+    /// The position of the token that the next submit starts with.
+    position: u32,
+    limit: u32,
+    /// Whether no submit has started it yet.
+    fresh: bool,
+    /// Tokens that came.
+    tokens: u32,
+}
+
+/// A decode submit and what was expected of it: for each row the sequence, its first position and its limit.
+struct Flight<T> {
+    ticket: T,
+    rows: Vec<Option<(usize, u32, u32)>>,
+}
+
+struct Work<'w, R: Runner> {
+    runner: &'w mut R,
+    shape: &'w Shape,
+    sequences: &'w [Sequence],
+    stops: &'w [u32],
+    device_stops: [u32; DEVICE_STOPS],
+    rows: Vec<Option<Running>>,
+    next: usize,
+    in_flight: VecDeque<Flight<R::Ticket>>,
+    sink: &'w mut dyn FnMut(Event) -> std::io::Result<()>,
+    report: Report,
+    clock: Instant,
+    /// Whether the time since `clock` belongs to prompts.
+    prompting: bool,
+}
+
+impl<R: Runner> Work<'_, R> {
+    fn run(&mut self, interrupted: &AtomicBool) -> Result<(), GenerateError> {
+        loop {
+            if interrupted.load(Ordering::Relaxed) {
+                return self.interrupt();
+            }
+            self.fill()?;
+            while self.in_flight.len() < IN_FLIGHT && self.wants_submit() {
+                self.submit()?;
+            }
+            if !self.collect()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts the next sequences into free rows. A prefill pushes the results of earlier submits out of their double
+    /// buffer, so those are collected first, which may free more rows.
+    fn fill(&mut self) -> Result<(), GenerateError> {
+        while self.next < self.sequences.len() && self.rows.iter().any(Option::is_none) {
+            if self.collect()? {
+                continue;
+            }
+            self.lap(true);
+            for slot in 0..self.rows.len() {
+                if self.rows[slot].is_none() && self.next < self.sequences.len() {
+                    self.start(slot, self.next)?;
+                    self.next += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, slot: usize, sequence: usize) -> Result<(), GenerateError> {
+        let wanted = &self.sequences[sequence];
+        // The last token of the prompt is the first that a decode step takes.
+        let last = wanted.prompt.len().saturating_sub(1);
+        let mut first = 0;
+        for size in chunks(last, &self.shape.chunks) {
+            let end = last.min(first + size as usize);
+            let chunk = Chunk {
+                size,
+                slot: slot as u32,
+                first: first as u32,
+                tokens: &wanted.prompt[first..end],
+            };
+            self.runner.prefill(&chunk).map_err(GenerateError::Run)?;
+            self.report.prefills += 1;
+            first = end;
+        }
+        let position = last as u32;
+        self.rows[slot] = Some(Running {
+            sequence,
+            position,
+            limit: position
+                .saturating_add(wanted.max_tokens.max(1))
+                .min(self.shape.context),
+            fresh: true,
+            tokens: 0,
+        });
+        self.report.prompt_tokens += wanted.prompt.len() as u64;
+        Ok(())
+    }
+
+    /// Whether some row has a position left that no submit covers.
+    fn wants_submit(&self) -> bool {
+        self.rows
+            .iter()
+            .flatten()
+            .any(|row| row.position < row.limit)
+    }
+
+    fn submit(&mut self) -> Result<(), GenerateError> {
+        let mut rows = vec![];
+        let mut expected = vec![];
+        for running in &mut self.rows {
+            let Some(running) = running else {
+                rows.push(Row::DEAD);
+                expected.push(None);
+                continue;
+            };
+            let wanted = &self.sequences[running.sequence];
+            rows.push(Row {
+                id: wanted.prompt.last().copied().unwrap_or_default(),
+                position: running.position,
+                fresh: running.fresh,
+                limit: running.limit,
+                sampling: wanted.sampling,
+            });
+            expected.push(Some((running.sequence, running.position, running.limit)));
+            running.fresh = false;
+            running.position = running.position.saturating_add(self.shape.steps);
+        }
+        let ticket = self
+            .runner
+            .decode(&rows, &self.device_stops)
+            .map_err(GenerateError::Run)?;
+        self.report.submits += 1;
+        self.in_flight.push_back(Flight {
+            ticket,
+            rows: expected,
+        });
+        Ok(())
+    }
+
+    /// Takes the tokens of the oldest submit; false if there is none.
+    fn collect(&mut self) -> Result<bool, GenerateError> {
+        let Some(flight) = self.in_flight.pop_front() else {
+            return Ok(false);
+        };
+        let tokens = self
+            .runner
+            .collect(flight.ticket)
+            .map_err(GenerateError::Run)?;
+        let before = self.report.tokens;
+        let steps = self.shape.steps as usize;
+        for (slot, (expected, tokens)) in flight
+            .rows
+            .iter()
+            .zip(tokens.chunks(steps.max(1)))
+            .enumerate()
+        {
+            if let Some((sequence, position, limit)) = *expected {
+                self.take(slot, sequence, position, limit, tokens)?;
+            }
+        }
+        if self.prompting {
+            self.lap(false);
+        } else {
+            self.report.decode_tokens += self.report.tokens - before;
+        }
+        // So that a caller who stops here has times that add up.
+        self.lap(self.prompting);
+        Ok(true)
+    }
+
+    /// The tokens of one row of a submit.
+    fn take(
+        &mut self,
+        slot: usize,
+        sequence: usize,
+        first: u32,
+        limit: u32,
+        tokens: &[u32],
+    ) -> Result<(), GenerateError> {
+        for (token, position) in tokens.iter().zip(first..) {
+            // The sequence may have ended in an earlier submit or step: then this row was dead.
+            let Some(running) = self.rows[slot]
+                .as_mut()
+                .filter(|running| running.sequence == sequence)
+            else {
+                return Ok(());
+            };
+            if position >= limit {
+                return Ok(());
+            }
+            let number = sequence + 1;
+            let unexpected = |expected| GenerateError::Device {
+                sequence: number,
+                token: *token,
+                expected,
+            };
+            match *token {
+                NONE => return Err(unexpected("a token")),
+                NOT_FINITE => {
+                    return Err(GenerateError::NotFinite {
+                        sequence: number,
+                        position,
+                    });
+                }
+                _ => {}
+            }
+            running.tokens += 1;
+            self.report.tokens += 1;
+            let finish = if self.stops.contains(token) {
+                Some(Finish::Stop)
+            } else {
+                (self.sink)(Event::Token {
+                    sequence,
+                    id: *token,
+                })?;
+                let enough = running.tokens >= self.sequences[sequence].max_tokens;
+                match position + 1 >= limit {
+                    true if enough => Some(Finish::MaxTokens),
+                    true => Some(Finish::ContextFull),
+                    false => None,
+                }
+            };
+            if let Some(finish) = finish {
+                self.finish(slot, sequence, finish)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        slot: usize,
+        sequence: usize,
+        finish: Finish,
+    ) -> Result<(), GenerateError> {
+        self.rows[slot] = None;
+        self.report.sequences += 1;
+        Ok((self.sink)(Event::Finished { sequence, finish })?)
+    }
+
+    /// Ends every sequence that runs; what was computed for them so far was given out.
+    fn interrupt(&mut self) -> Result<(), GenerateError> {
+        while self.collect()? {}
+        for slot in 0..self.rows.len() {
+            if let Some(sequence) = self.rows[slot].as_ref().map(|running| running.sequence) {
+                self.finish(slot, sequence, Finish::Interrupted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Books the time since the last lap and says what the next one belongs to.
+    fn lap(&mut self, prompting: bool) {
+        let lap = std::mem::replace(&mut self.clock, Instant::now()).elapsed();
+        if self.prompting {
+            self.report.prompt_time += lap;
+        } else {
+            self.report.decode_time += lap;
+        }
+        self.prompting = prompting;
+    }
+}
+
+#[cfg(test)]
+#[path = "generate_tests.rs"]
+mod tests;
