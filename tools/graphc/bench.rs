@@ -50,6 +50,9 @@ pub struct Args {
     /// Forwards that are measured for each entry and each way of running
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
+    /// Tokens that a language model has in its caches before each forward
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    context: u32,
     /// Make weights up although there is a model: its shapes without its numbers
     #[arg(long)]
     random_weights: bool,
@@ -108,10 +111,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let bar = context.bar(chosen.len() as u64, "measuring");
     let mut objects = Vec::new();
     for index in chosen {
-        let figures = measure(&mut session, &plan, index, args.runs, args.steps).map_err(failed)?;
+        let figures = measure(&mut session, &plan, index, args.runs, args.context, args.steps)
+            .map_err(failed)?;
         let row = Row::new(&plan.entries[index], &figures);
         if args.json {
-            objects.push(row.json(&session, &plan, &weights));
+            objects.push(row.json(&session, &plan, &weights, args.context));
         } else {
             bar.suspend(|| output::print(&row.text()))?;
         }
@@ -253,14 +257,20 @@ impl<'a> Row<'a> {
             entry,
             figures,
             sequences: size("batch"),
-            tokens: size("batch") * size("seq"),
+            tokens: size("batch") * size("seq") * size("steps"),
             alone,
             overlapped: figures.overlapped.as_secs_f64(),
             beyond: gpu.map(|gpu| (alone - gpu) * 1e3),
         }
     }
 
-    fn json(&self, session: &Session, plan: &Plan, weights: &Weights) -> serde_json::Value {
+    fn json(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        weights: &Weights,
+        context: u32,
+    ) -> serde_json::Value {
         let of = |times| {
             spread(times).map(|spread| {
                 json!({
@@ -283,6 +293,7 @@ impl<'a> Row<'a> {
             "runs": self.figures.wall.len(),
             "gpu_ms": of(&self.figures.gpu),
             "wall_ms": of(&self.figures.wall),
+            "context": context,
             "wall_beyond_gpu_ms": self.beyond,
             "wall_with_timestamps_ms": of(&self.figures.timed_wall),
             "sequences_per_s": self.sequences / self.alone,

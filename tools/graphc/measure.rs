@@ -53,17 +53,18 @@ pub fn spread(times: &[Duration]) -> Option<Spread> {
     })
 }
 
-/// Runs the entry at place `index` of the plan.
+/// Runs the entry at place `index` of the plan. Rows of a language model stand behind `context` cached tokens.
 pub fn measure(
     session: &mut Session,
     plan: &Plan,
     index: usize,
     runs: u32,
+    context: u32,
     steps: bool,
 ) -> Result<Figures, RunError> {
     let info = &plan.entries[index];
     let entry = session.entry(&info.name)?;
-    let inputs = inputs(plan, info);
+    let inputs = inputs(plan, info, context);
 
     session.set_timing(Timing::Off)?;
     warm_up(session, entry, &inputs)?;
@@ -167,7 +168,8 @@ fn submit(
 }
 
 /// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.
-fn inputs(plan: &Plan, entry: &Entry) -> Vec<(String, Vec<u32>)> {
+/// Language models decode greedily and never stop.
+fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>)> {
     let dim = |name: &str| {
         let found = entry
             .dims
@@ -197,9 +199,14 @@ fn inputs(plan: &Plan, entry: &Entry) -> Vec<(String, Vec<u32>)> {
             let tensor = &entry.tensors[*id];
             let words = u32::try_from(tensor.bytes / 4).unwrap_or(0);
             let word = |at: u32| match tensor.name.as_str() {
-                "positions" => at % seq,
+                "positions" => context.saturating_add(at % seq),
                 "spans" if at.is_multiple_of(2) => at / 2 * seq,
                 "spans" => seq,
+                "slots" => at,
+                // Pairs: a fresh token, and no end.
+                "flow" if at.is_multiple_of(2) => 1,
+                "flow" | "stops" => u32::MAX,
+                "sampling" | "seeds" => 0,
                 _ => (random() % u64::from(vocab)) as u32,
             };
             (tensor.name.clone(), (0..words).map(word).collect())
