@@ -111,8 +111,15 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let bar = context.bar(chosen.len() as u64, "measuring");
     let mut objects = Vec::new();
     for index in chosen {
-        let figures = measure(&mut session, &plan, index, args.runs, args.context, args.steps)
-            .map_err(failed)?;
+        let figures = measure(
+            &mut session,
+            &plan,
+            index,
+            args.runs,
+            args.context,
+            args.steps,
+        )
+        .map_err(failed)?;
         let row = Row::new(&plan.entries[index], &figures);
         if args.json {
             objects.push(row.json(&session, &plan, &weights, args.context));
