@@ -28,7 +28,7 @@ use super::convert::Losses;
 
 const MAGIC: [u8; 8] = *b"graphcwp";
 /// Changes whenever the bytes of a payload or the meaning of the description change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PAGE: u64 = 4096;
 /// Longest description that is read.
 const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;
@@ -36,7 +36,7 @@ const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;
 const FULL_HASH_BYTES: u64 = 256 << 20;
 
 /// What a payload was made from and for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Description {
     /// blake3 of every weight's type, shape and recipe.
     pub layout: [u8; 32],
@@ -46,6 +46,8 @@ pub(super) struct Description {
     pub payload: [u8; 32],
     /// Weights (by number) that lost values.
     pub losses: Vec<(u32, Losses)>,
+    /// The relative RMS error of every weight.
+    pub rms_errors: Vec<f32>,
 }
 
 /// The identity of one file of a checkpoint.

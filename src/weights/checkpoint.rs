@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 use memmap2::Mmap;
@@ -25,7 +26,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::gguf::{Gguf, gguf_file};
 use super::safetensors::{self, Fault, MAX_NAME_BYTES, MAX_TENSORS};
 use super::types::SourceType;
-use super::{WeightError, rope};
+use super::{WeightError, native, rope};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -80,6 +81,19 @@ struct Place {
     bytes: Bytes,
     dtype: SourceType,
     shape: Vec<u64>,
+    /// Whether f16 holds every element, once somebody has asked.
+    in_f16: OnceLock<bool>,
+}
+
+impl Place {
+    fn new(bytes: Bytes, dtype: SourceType, shape: Vec<u64>) -> Self {
+        Self {
+            bytes,
+            dtype,
+            shape,
+            in_f16: OnceLock::new(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -109,11 +123,7 @@ impl Checkpoint {
         if let Some(file) = gguf_file(path)? {
             let (file, entries) = Gguf::open(&file)?.into_parts();
             for entry in entries {
-                let place = Place {
-                    bytes: Bytes::Mapped(0, entry.range),
-                    dtype: entry.dtype,
-                    shape: entry.shape,
-                };
+                let place = Place::new(Bytes::Mapped(0, entry.range), entry.dtype, entry.shape);
                 checkpoint.tensors.insert(entry.name, place);
             }
             checkpoint.files.push(file);
@@ -179,6 +189,16 @@ impl Checkpoint {
             .map(|(name, place)| (name.as_str(), place.dtype))
     }
 
+    /// Whether f16 holds every element of a tensor. Reads all of it, once.
+    pub(super) fn exact_in_f16(&self, name: &str) -> bool {
+        let (Some(place), Some(tensor)) = (self.tensors.get(name), self.tensor(name)) else {
+            return false;
+        };
+        *place
+            .in_f16
+            .get_or_init(|| native::all_in_f16(tensor.dtype, tensor.bytes))
+    }
+
     /// The bytes that were computed and not read, by name.
     pub(super) fn made(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.tensors
@@ -194,16 +214,12 @@ impl Checkpoint {
             return Ok(());
         }
         if let Some(factors) = rope::factors_of(&self.path)? {
-            let place = Place {
-                dtype: SourceType::F32,
-                shape: vec![factors.len() as u64],
-                bytes: Bytes::Made(
-                    factors
-                        .iter()
-                        .flat_map(|value| value.to_le_bytes())
-                        .collect(),
-                ),
-            };
+            let bytes = factors
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            let shape = vec![factors.len() as u64];
+            let place = Place::new(Bytes::Made(bytes), SourceType::F32, shape);
             self.tensors.insert(rope::TENSOR.into(), place);
         }
         Ok(())
@@ -277,11 +293,11 @@ impl Checkpoint {
         let number = self.files.len();
         self.files.push(file);
         for entry in entries {
-            let place = Place {
-                bytes: Bytes::Mapped(number, entry.range),
-                dtype: entry.dtype.into(),
-                shape: entry.shape,
-            };
+            let place = Place::new(
+                Bytes::Mapped(number, entry.range),
+                entry.dtype.into(),
+                entry.shape,
+            );
             self.tensors.insert(entry.name, place);
         }
         Ok(())
@@ -329,11 +345,11 @@ impl Checkpoint {
                 let Some(entry) = entries.remove(&name) else {
                     return Err(fault(format!("tensor `{name}` is not in shard `{shard}`")));
                 };
-                let place = Place {
-                    bytes: Bytes::Mapped(self.files.len(), entry.range),
-                    dtype: entry.dtype.into(),
-                    shape: entry.shape,
-                };
+                let place = Place::new(
+                    Bytes::Mapped(self.files.len(), entry.range),
+                    entry.dtype.into(),
+                    entry.shape,
+                );
                 self.tensors.insert(name, place);
             }
             self.files.push(file);

@@ -1,6 +1,6 @@
 //! Between element types, block by block: a checkpoint's bytes to f32, f32 to a plan's bytes.
 //!
-//! Widening is exact; quantised blocks are decoded by [`super::quants`]. Narrowing rounds to nearest, ties to even (IEEE 754), and counts what it cannot represent.
+//! Widening is exact; quantised blocks are decoded by [`super::quants`]. Narrowing rounds to nearest, ties to even (IEEE 754), and counts what overflows.
 
 use std::fmt;
 
@@ -15,9 +15,7 @@ use crate::dtype::DType;
 /// Values that lost their meaning on the way into the plan's element type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Losses {
-    /// NaN or infinite in the checkpoint already.
-    pub not_finite: u64,
-    /// Finite, but too large for the wanted type.
+    /// Finite in the checkpoint, but too large for the wanted type.
     pub overflowed: u64,
 }
 
@@ -27,30 +25,17 @@ impl Losses {
         self == Losses::default()
     }
     pub(super) fn add(&mut self, other: Losses) {
-        self.not_finite += other.not_finite;
         self.overflowed += other.overflowed;
     }
 }
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = |count: u64| match count {
-            1 => "1 value is".to_string(),
-            count => format!("{count} values are"),
-        };
-        let not_finite = format!(
-            "{} NaN or infinite in the checkpoint",
-            values(self.not_finite)
-        );
-        let overflowed = format!(
-            "{} too large for the wanted type and would be infinite",
-            values(self.overflowed)
-        );
-        match (self.not_finite, self.overflowed) {
-            (_, 0) => f.write_str(&not_finite),
-            (0, _) => f.write_str(&overflowed),
-            _ => write!(f, "{not_finite}, {overflowed}"),
+        match self.overflowed {
+            1 => f.write_str("1 value is")?,
+            count => write!(f, "{count} values are")?,
         }
+        f.write_str(" too large for the wanted type")
     }
 }
 
@@ -88,9 +73,9 @@ pub(super) fn can_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
 }
 
-/// Writes `values` in the type `dtype` to `out`, little-endian, which has exactly the bytes for that.
+/// Writes `values`, which are finite, in the type `dtype` to `out`, little-endian, which has exactly the bytes for
+/// that.
 pub(super) fn narrow(values: &[f32], dtype: DType, out: &mut [u8]) -> Losses {
-    let not_finite = values.iter().filter(|value| !value.is_finite()).count() as u64;
     let mut overflowed = 0;
     match dtype {
         DType::F16 => {
@@ -115,13 +100,9 @@ pub(super) fn narrow(values: &[f32], dtype: DType, out: &mut [u8]) -> Losses {
             for (value, out) in values.iter().zip(out.as_chunks_mut::<4>().0) {
                 *out = value.to_le_bytes();
             }
-            overflowed = not_finite;
         }
     }
-    Losses {
-        not_finite,
-        overflowed: overflowed.saturating_sub(not_finite),
-    }
+    Losses { overflowed }
 }
 
 #[cfg(test)]
@@ -181,37 +162,19 @@ mod tests {
         assert_eq!(
             losses,
             Losses {
-                not_finite: 0,
                 overflowed: expected
             }
         );
     }
 
     #[test]
-    fn losses_tell_nan_from_overflow() {
-        let values = [1.0, f32::NAN, f32::INFINITY, 1e30, -70000.0];
-        let mut out = [0; 20];
-        assert_eq!(
-            narrow(&values, DType::F32, &mut out),
-            Losses {
-                not_finite: 2,
-                overflowed: 0
-            }
-        );
-        assert_eq!(
-            narrow(&values, DType::F16, &mut out[..10]),
-            Losses {
-                not_finite: 2,
-                overflowed: 2
-            }
-        );
-        assert_eq!(
-            narrow(&values, DType::Bf16, &mut out[..10]),
-            Losses {
-                not_finite: 2,
-                overflowed: 0
-            }
-        );
+    fn overflow_is_counted() {
+        let values = [1.0, 65519.0, 1e30, -70000.0];
+        let mut out = [0; 16];
+        let overflowed = |dtype, out: &mut [u8]| narrow(&values, dtype, out).overflowed;
+        assert_eq!(overflowed(DType::F32, &mut out), 0);
+        assert_eq!(overflowed(DType::F16, &mut out[..8]), 2);
+        assert_eq!(overflowed(DType::Bf16, &mut out[..8]), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::Checkpoint;
 use super::pack::CachePlace;
 use super::{WeightError, convert, shape_text};
+use crate::dtype::GROUP;
 use crate::graph::Recipe;
 use crate::plan;
 
@@ -39,10 +40,18 @@ impl Layout {
                 reason,
             };
             let too_large = || fault(format!("{} is too large", shape_text(&weight.shape)));
-            if !convert::can_narrow(weight.dtype) {
+            if !convert::can_narrow(weight.dtype) && !weight.dtype.is_block() {
                 return Err(fault(format!(
-                    "its type is {}; weights are f32, f16 or bf16",
+                    "its type is {}; weights are f32, f16, bf16, int8 or int4",
                     weight.dtype
+                )));
+            }
+            let row = weight.shape.last().copied().unwrap_or(0);
+            if weight.dtype.is_block() && (weight.shape.len() < 2 || !row.is_multiple_of(GROUP)) {
+                return Err(fault(format!(
+                    "{} of shape {} has no rows of whole groups of {GROUP}",
+                    weight.dtype,
+                    shape_text(&weight.shape)
                 )));
             }
             if !shallow(&weight.recipe, 0) {

@@ -18,12 +18,15 @@ use std::path::PathBuf;
 
 use crate::diag::{Code, Diagnostic};
 
+mod blocks;
 mod cache;
 mod checkpoint;
 mod convert;
 mod gguf;
 mod layout;
+mod native;
 mod pack;
+mod packer;
 mod quants;
 mod random;
 mod recipe;
@@ -168,6 +171,16 @@ pub enum WeightError {
         /// How many of which kind.
         losses: Losses,
     },
+    /// A tensor has a value that is NaN or infinite.
+    #[error("weight `{weight}`: {tensor} is {value}")]
+    NotFinite {
+        /// The plan's weight.
+        weight: String,
+        /// The tensor, the element and the file; or the weight's own element where it is computed from several.
+        tensor: String,
+        /// What is there.
+        value: String,
+    },
     /// The packed weights cannot be stored.
     #[error("{path}: packed weights cannot be written: {reason}", path = path.display())]
     Cache {
@@ -200,6 +213,7 @@ impl WeightError {
             WeightError::Values { .. } => "G0608",
             WeightError::Cache { .. } => "G0609",
             WeightError::Plan { .. } => "G0610",
+            WeightError::NotFinite { .. } => "G0611",
         })
     }
 
@@ -218,6 +232,8 @@ impl WeightError {
             WeightError::Values { .. } => diagnostic
                 .help("pack with --dtype f32, or without --strict to go on with a warning"),
             WeightError::Plan { .. } => diagnostic.help("compile the graph again"),
+            WeightError::NotFinite { .. } => diagnostic
+                .help("the model was damaged or never finished training; fetch it again, or ask who made it"),
             _ => diagnostic,
         }
     }

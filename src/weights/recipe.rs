@@ -142,6 +142,47 @@ impl<'a> ResolvedRecipe<'a> {
         }
     }
 
+    /// The tensor and its row that row `row` is a copy of; `None` where rows are computed or turned.
+    pub(super) fn origin(&self, row: u64) -> Option<(&TensorRef<'a>, u64)> {
+        match &self.step {
+            Step::Tensor(tensor) => Some((tensor, row)),
+            Step::Concat(parts) => {
+                let mut row = row;
+                for part in parts {
+                    if row < part.rows {
+                        return part.origin(row);
+                    }
+                    row -= part.rows;
+                }
+                None
+            }
+            Step::Interleave(parts) => {
+                let count = parts.len() as u64;
+                parts.get((row % count) as usize)?.origin(row / count)
+            }
+            Step::Slice(of, start) => of.origin(row + start),
+            Step::PairHalves(of, group) => {
+                of.origin(row - row % group + unpaired(row % group, *group))
+            }
+            Step::Transpose(_) | Step::Sum(_) => None,
+        }
+    }
+
+    /// The tensor and its element that element (`row`, `col`) is a copy of, for messages.
+    pub(super) fn source(&self, row: u64, col: u64) -> Option<(&TensorRef<'a>, Vec<u64>)> {
+        if let Step::Transpose(of) = &self.step {
+            return of.source(col, row);
+        }
+        let (tensor, row) = self.origin(row)?;
+        // Back from row and column to an index per dimension.
+        let mut rest = row * self.cols + col;
+        let mut index = vec![0; tensor.shape.len()];
+        for (at, size) in index.iter_mut().zip(tensor.shape).rev() {
+            (*at, rest) = (rest % size, rest / size);
+        }
+        Some((tensor, index))
+    }
+
     /// The tensors that it reads, by file, for messages.
     fn tensors(&self, out: &mut Vec<String>) {
         match &self.step {

@@ -2,6 +2,8 @@
 //! have nothing but weights.
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -226,7 +226,7 @@ pub fn packed(path: &Path, plan: &Plan, context: &Context) -> Result<Weights, Fa
     packed.notes.iter().for_each(|note| context.say(note));
     for lossy in &packed.lossy {
         context.say(&format!(
-            "warning: weight `{}` lost values: {:?}",
+            "warning: weight `{}`: {}",
             lossy.weight, lossy.losses
         ));
     }
