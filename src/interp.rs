@@ -3,7 +3,7 @@
 //! was given a place too early, or a pass that runs before its data is ready, changes a number or meets poison.
 //!
 //! - Transient arenas are filled with poison (NaN in every float type, an absurd index in every integer type) at
-//!   the start of each run.
+//!   the start of each run and of each round of a run.
 //! - Passes of one wave may run in any order and at the same time: at the start of a wave every range that one of
 //!   its passes only writes becomes poison, and the passes then run in an order shuffled by a seed. Seeds `2k` and
 //!   `2k + 1` run every wave in opposite orders, so two runs meet every pair of passes both ways round.
@@ -151,11 +151,6 @@ impl<'a> Interpreter<'a> {
             .iter()
             .find(|one| one.name == entry)
             .ok_or_else(|| InterpError::NoEntry(entry.to_string()))?;
-        for (arena, bytes) in self.plan.arenas.iter().zip(self.arenas.iter_mut()) {
-            if arena.kind == ArenaKind::Transient {
-                poison(bytes);
-            }
-        }
         let mut memory = Memory::new(entry, parity, self.placement, self.plan, &mut self.arenas)?;
         for id in &entry.inputs {
             let name = &tensor(entry, *id)?.name;
@@ -167,14 +162,19 @@ impl<'a> Interpreter<'a> {
             place.copy_from_slice(bytes);
         }
         let mut random = SplitMix64(self.seed >> 1);
-        for mut wave in waves(entry) {
-            shuffle(&mut wave, &mut random);
-            if self.seed & 1 == 1 {
-                wave.reverse();
-            }
-            memory.poison_writes(&wave)?;
-            for pass in wave {
-                run_pass(self.plan, &self.formulas, &mut memory, pass)?;
+        let waves = waves(entry);
+        for _ in 0..entry.repeat {
+            memory.poison_transients(self.plan);
+            for wave in &waves {
+                let mut wave = wave.clone();
+                shuffle(&mut wave, &mut random);
+                if self.seed & 1 == 1 {
+                    wave.reverse();
+                }
+                memory.poison_writes(&wave)?;
+                for pass in wave {
+                    run_pass(self.plan, &self.formulas, &mut memory, pass)?;
+                }
             }
         }
         let mut outputs = BTreeMap::new();
@@ -278,9 +278,7 @@ impl<'a> Memory<'a> {
             let kind = plan.arenas.get(tensor.arena).map(|arena| arena.kind);
             let transient = kind == Some(ArenaKind::Transient);
             if placement == Placement::Naive && transient && tensor.view_of.is_none() {
-                let mut bytes = zeroed(tensor.bytes)?;
-                poison(&mut bytes);
-                own.insert(id, bytes);
+                own.insert(id, zeroed(tensor.bytes)?);
             }
         }
         Ok(Self {
@@ -334,6 +332,16 @@ impl<'a> Memory<'a> {
                 .ok_or_else(|| outside(&info.name)),
             None => place(self.arenas, info.arena, &info.name, range),
         }
+    }
+
+    /// Spoils all transient memory, as at the start of a submit or of a round.
+    fn poison_transients(&mut self, plan: &Plan) {
+        for (arena, bytes) in plan.arenas.iter().zip(self.arenas.iter_mut()) {
+            if arena.kind == ArenaKind::Transient {
+                poison(bytes);
+            }
+        }
+        self.own.values_mut().for_each(|bytes| poison(bytes));
     }
 
     /// Spoils what the passes of a wave only write, as if their first stores had already landed. A pass that works

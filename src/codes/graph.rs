@@ -86,6 +86,15 @@ show the numbers.";
     CYCLE "G0118" "passes wait for each other":
         "A body may read a name that a later item binds, and the compiler puts passes in order. If they wait for \
 each other there is no order. To read a value of the submit before, declare it under `carry`.";
+    /// State whose path is not its own.
+    STATE_PATH "G0119" "two states would share a path":
+        "Entries share state by its path, for example `l3/attn/k_cache`. A second block of one name gets a number \
+behind its path, and which one that is depends on what an entry switches on, so state in such a block could be \
+mixed up. Give one of the `Use` items, or the state, another `name`.";
+    /// A carry in a body that runs several times a submit.
+    REPEATED_CARRY "G0120" "a carry in a repeated body":
+        "A carry has two slots that turn with every submit; the rounds of one submit share a recording, so they \
+would all read the same slot. Values that go from round to round belong into `state`.";
 
     /// A kernel without a manifest.
     UNKNOWN_KERNEL "G0201" "unknown kernel":
@@ -134,10 +143,12 @@ be there.";
 (or a view of one). Any other value is written once, by the pass that makes it.";
     /// An input that nothing reads.
     UNUSED_INPUT "G0220" "an input is not used":
-        "No pass reads this input. It keeps its place, as the host writes it.";
+        "No item of the graph names this input, so it is left out. (An input that is read in other entries only is left \
+out without a warning.)";
     /// A weight that nothing reads.
     UNUSED_WEIGHT "G0221" "a weight is not used":
-        "No pass reads this weight, so it is left out of the plan and never loaded.";
+        "No item names this weight, so it is left out of the plan and never loaded. (A weight whose readers are switched \
+off is left out without a warning.)";
     /// A pass whose result nothing reads.
     DEAD_PASS "G0222" "a pass has no effect":
         "Nothing that leaves the graph depends on this pass, so it is left out.";
@@ -149,6 +160,10 @@ host has them already, or reads the whole value.";
     CARRY "G0224" "a carry does not fit its next value":
         "The value that `next` names lands in the carry's other slot, so it is a whole value that a pass writes, \
 of the carry's type and shape, and neither an output nor another carry's next value.";
+    /// An entry in which nothing is left to do.
+    NO_EFFECT "G0227" "an entry does nothing":
+        "In this entry every output is switched off and no pass updates state, so there is nothing to run. Check \
+the `when` conditions, or leave the entry out.";
     /// One pass that reaches the same bytes through two ports.
     ALIAS "G0225" "a pass writes what it binds twice":
         "A pass binds the same state through two ports and writes it through at least one. The shader could read \

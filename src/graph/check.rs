@@ -22,6 +22,7 @@ pub fn check(typed: Typed) -> Result<Checked, Diagnostics> {
         mut graph,
         dtypes,
         output_names,
+        unnamed,
     } = typed;
     let mut problems = Diagnostics::default();
     outputs(&mut graph, &output_names, &mut problems);
@@ -39,7 +40,11 @@ pub fn check(typed: Typed) -> Result<Checked, Diagnostics> {
         .filter(|pass| !live.contains(pass))
         .collect();
     let used = read_values(&graph, &live);
-    warn_unused(&graph, &used, &mut problems);
+    warn_unused(&graph, &used, &unnamed, &mut problems);
+    if live.is_empty() {
+        problems.push(nothing_to_do(&graph));
+    }
+    graph.inputs.retain(|input| used.contains(input));
     let graph = compact(graph, &dead);
     let warnings = problems.into_result()?;
     Ok(Checked {
@@ -256,12 +261,27 @@ fn read_values(graph: &Graph, live: &BTreeSet<PassId>) -> BTreeSet<ValueId> {
         .collect()
 }
 
-fn warn_unused(graph: &Graph, used: &BTreeSet<ValueId>, problems: &mut Diagnostics) {
+fn nothing_to_do(graph: &Graph) -> Diagnostic {
+    let message = format!(
+        "entry `{}` has no output and updates no state: it does nothing",
+        graph.entry
+    );
+    Diagnostic::error(codes::NO_EFFECT, message)
+        .help("check the `when` of the items that bind the outputs")
+}
+
+/// An input or weight that only switched-off items take is no mistake; this entry goes without it.
+fn warn_unused(
+    graph: &Graph,
+    used: &BTreeSet<ValueId>,
+    unnamed: &BTreeSet<ValueId>,
+    problems: &mut Diagnostics,
+) {
     let mut seen = BTreeSet::new();
     for (_, info) in graph
         .values
         .enumerate()
-        .filter(|(id, info)| !used.contains(id) && info.view.is_none())
+        .filter(|(id, info)| !used.contains(id) && unnamed.contains(id) && info.view.is_none())
     {
         let (code, what) = match info.class {
             Class::Input => (codes::UNUSED_INPUT, "input"),

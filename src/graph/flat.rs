@@ -31,6 +31,8 @@ pub struct Flat {
     pub values: IdVec<ValueId, FlatValue>,
     /// All passes, definitions before uses.
     pub passes: IdVec<PassId, FlatPass>,
+    /// How often one submit runs the passes.
+    pub repeat: u32,
     /// What the host writes, in file order.
     pub inputs: Vec<ValueId>,
     /// What the host reads, in file order, with the place that says so.
@@ -44,6 +46,8 @@ pub struct FlatValue {
     pub name: String,
     /// What it is.
     pub kind: FlatKind,
+    /// Whether an item of its body takes it by name, also one that is switched off in this entry.
+    pub named: bool,
     /// Where it is defined.
     pub origin: Origin,
 }

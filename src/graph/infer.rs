@@ -482,6 +482,7 @@ impl<'a> Typer<'a> {
             env: flat.env.clone(),
             values,
             passes: self.passes,
+            repeat: flat.repeat,
             inputs: flat.inputs.clone(),
             outputs: flat.outputs.iter().map(|(_, value)| *value).collect(),
         };
@@ -490,6 +491,12 @@ impl<'a> Typer<'a> {
             graph,
             dtypes: flat.dtypes.clone(),
             output_names: flat.outputs.iter().map(|(name, _)| name.clone()).collect(),
+            unnamed: flat
+                .values
+                .enumerate()
+                .filter(|(_, value)| !value.named)
+                .map(|(id, _)| id)
+                .collect(),
         })
     }
 }

@@ -170,6 +170,8 @@ pub struct Graph {
     pub values: IdVec<ValueId, ValueInfo>,
     /// All passes, definitions before uses.
     pub passes: IdVec<PassId, Pass>,
+    /// How often one submit runs the passes.
+    pub repeat: u32,
     /// What the host writes, in file order.
     pub inputs: Vec<ValueId>,
     /// What the host reads, in file order.

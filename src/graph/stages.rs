@@ -1,11 +1,12 @@
 //! The types between stages. Each wraps a [`Graph`] and can only be made by its stage, so leaving a stage out does not
 //! compile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Graph;
 use crate::diag::Diagnostic;
 use crate::dtype::DType;
+use crate::ids::ValueId;
 use crate::text::ast::Name;
 
 /// A graph whose values have types and shapes. Made by [`super::infer()`].
@@ -16,6 +17,8 @@ pub struct Typed {
     pub(super) dtypes: BTreeMap<String, DType>,
     /// What the file calls each output, and where.
     pub(super) output_names: Vec<Name>,
+    /// Inputs and weights that no item of their body takes, whatever is switched on.
+    pub(super) unnamed: BTreeSet<ValueId>,
 }
 
 /// A graph that makes sense: no dead passes or weights, outputs and carries in order. Made by [`super::check()`].

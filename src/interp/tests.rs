@@ -62,6 +62,7 @@ impl Builder {
             tensors: IdVec::new(),
             passes: IdVec::new(),
             steps: vec![],
+            repeat: 1,
             inputs: vec![],
             outputs: vec![],
             stats: Stats::default(),

@@ -410,6 +410,7 @@ pub fn json(plan: &Plan) -> serde_json::Value {
         let stats = &entry.stats;
         json!({
             "entry": entry.name,
+            "repeat": entry.repeat,
             "passes": stats.passes,
             "waves": stats.waves,
             "critical_path": stats.critical_path,

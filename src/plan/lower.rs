@@ -195,6 +195,7 @@ impl Lowering<'_> {
             tensors,
             passes,
             steps,
+            repeat: graph.repeat,
             inputs: tensor_ids(&graph.inputs),
             outputs: tensor_ids(&graph.outputs),
             stats,
@@ -267,6 +268,17 @@ impl Lowering<'_> {
     fn cuts(&self, budget: Option<f64>, found: &mut Diagnostics) -> BTreeSet<WaveId> {
         let mut cuts = BTreeSet::new();
         let Some(budget_ms) = budget else { return cuts };
+        let whole: f64 = self
+            .entry
+            .schedule
+            .waves()
+            .ids()
+            .map(|wave| self.wave_seconds(wave) * 1e3)
+            .sum();
+        if self.entry.graph.repeat > 1 && whole * f64::from(self.entry.graph.repeat) > budget_ms {
+            // Rounds are alike, so the cut between two of them is a cut before every one.
+            cuts.insert(WaveId::new(0));
+        }
         let mut spent = 0.0;
         for (wave, passes) in self.entry.schedule.waves().enumerate() {
             let ms = self.wave_seconds(wave) * 1e3;
@@ -321,7 +333,7 @@ impl Lowering<'_> {
             waves: schedule.waves().len() as u64,
             critical_path: schedule.critical_path(),
             barriers: count(|step| matches!(step, Step::Barrier(_))),
-            submits: count(|step| *step == Step::Cut) + 1,
+            submits: submits(steps, self.entry.graph.repeat),
             passes_per_layer: passes_per_layer(self.entry.graph),
             transient_naive: self.places.naive,
             transient_planned: self.places.planned,
@@ -331,6 +343,13 @@ impl Lowering<'_> {
             estimate_ms: can_estimate(&self.profile.roofs).then(|| seconds() * 1e3),
         }
     }
+}
+
+/// Segments of a recording: every round's cuts end one, a cut at the very start only between rounds.
+fn submits(steps: &[Step], repeat: u32) -> u64 {
+    let cuts = steps.iter().filter(|step| **step == Step::Cut).count() as u64;
+    let first = u64::from(steps.first() == Some(&Step::Cut));
+    cuts.saturating_mul(u64::from(repeat)) + 1 - first
 }
 
 /// Passes of the most common repeat round: rounds are told apart by the outermost repeat that a pass stands in and

@@ -28,7 +28,7 @@ pub mod validate;
 pub mod verify;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -279,6 +279,10 @@ pub struct Entry {
     /// The recording: waves in order, a barrier before each wave that needs one (also before the first, against
     /// the submit before).
     pub steps: Vec<Step>,
+    /// How often a submit runs the steps, with the same bindings and the same parity; at least 1. What a round leaves
+    /// in state is what the next one finds; transient memory and outputs start anew. A [`Step::Cut`] at the very
+    /// start cuts between rounds.
+    pub repeat: u32,
     /// Tensors that the host writes.
     pub inputs: Vec<TensorId>,
     /// Tensors that the host reads.
@@ -287,18 +291,36 @@ pub struct Entry {
     pub stats: Stats,
 }
 
+impl Entry {
+    /// The steps of a whole submit in the order of recording: every round, then the barrier for the host.
+    pub fn recording(&self) -> impl Iterator<Item = &Step> {
+        let (round, host) = self.parts();
+        let first = usize::from(round.first() == Some(&Step::Cut));
+        let rounds = (1..self.repeat).flat_map(move |_| round);
+        round[first..].iter().chain(rounds).chain(host)
+    }
+
+    /// The steps of one round, and the barrier for the host, which stands once at the end.
+    pub fn parts(&self) -> (&[Step], Option<&Step>) {
+        match self.steps.split_last() {
+            Some((host @ Step::Barrier(Barrier::Host), round)) => (round, Some(host)),
+            _ => (&self.steps, None),
+        }
+    }
+}
+
 /// What the summary line and `--json` print.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Dispatches.
+    /// Dispatches of one round.
     pub passes: u64,
-    /// Waves.
+    /// Waves of one round.
     pub waves: u64,
     /// Passes on the longest dependency path, which no schedule can beat.
     pub critical_path: u64,
-    /// Barriers in the recording.
+    /// Barriers of one round, and the one for the host.
     pub barriers: u64,
-    /// Submits a forward pass takes.
+    /// Queue submits of the whole recording.
     pub submits: u64,
     /// Passes of the most common repeat round, if the graph repeats.
     pub passes_per_layer: Option<u64>,
@@ -312,6 +334,6 @@ pub struct Stats {
     pub weight_bytes: u64,
     /// Bytes of state and carries.
     pub state_bytes: u64,
-    /// Estimated time from the profile's roofs, in milliseconds.
+    /// Estimated time of one round from the profile's roofs, in milliseconds.
     pub estimate_ms: Option<f64>,
 }

@@ -9,8 +9,8 @@
 //! visible; a [`Barrier::Execution`] only ends earlier reads, which is all that a write after a read needs.
 //!
 //! A recording is replayed, so its end meets a beginning: what is still pending when an entry ends is carried into
-//! every entry that may come next, with the parity turned, until nothing changes (a forward data-flow analysis with
-//! union as its meet; Kildall 1973). Barriers reach earlier submits of the same queue, because their first scope is
+//! every entry that may come next, with the parity turned, and into the next round of the same submit, with the parity as
+//! it is, until nothing changes (a forward data-flow analysis with union as its meet; Kildall 1973). Barriers reach earlier submits of the same queue, because their first scope is
 //! submission order.
 
 use std::collections::BTreeMap;
@@ -125,16 +125,11 @@ pub fn sync(entries: &[(&Graph, &Schedule)], placement: &Placement) -> Sync {
 fn close_loop(walks: &[Walk], found: &mut [EntrySync]) {
     loop {
         let pending = inherited(walks, found);
-        let grow =
-            |(walk, found): (&Walk, &mut EntrySync)| walk.strengthen(pending.clone(), found).1;
-        // Every entry must be walked, so no short cut.
-        let changed = walks
-            .iter()
-            .zip(found.iter_mut())
-            .map(grow)
-            .filter(|changed| *changed)
-            .count();
-        if changed == 0 {
+        let mut changed = false;
+        for ((walk, found), pending) in walks.iter().zip(found.iter_mut()).zip(pending) {
+            changed |= walk.strengthen(pending, found).1;
+        }
+        if !changed {
             return;
         }
     }
@@ -142,17 +137,31 @@ fn close_loop(walks: &[Walk], found: &mut [EntrySync]) {
 
 /// What may be pending when an entry starts, after every sequence of submits: carries what is pending at each end
 /// into every beginning until nothing grows.
-fn inherited(walks: &[Walk], found: &[EntrySync]) -> Both {
-    let mut pending = Both::default();
+fn inherited(walks: &[Walk], found: &[EntrySync]) -> Vec<Both> {
+    let mut from_submits = Both::default();
+    let mut from_rounds = vec![Both::default(); walks.len()];
+    let start = |submits: &Both, rounds: &Both| {
+        let mut both = submits.clone();
+        for (both, rounds) in both.iter_mut().zip(rounds) {
+            both.merge(rounds);
+        }
+        both
+    };
     loop {
         let mut grown = false;
-        for (walk, found) in walks.iter().zip(found) {
-            let [even, odd] = walk.replay(pending.clone(), found).0;
+        for ((walk, found), rounds) in walks.iter().zip(found).zip(&mut from_rounds) {
+            let [even, odd] = walk.replay(start(&from_submits, rounds), found).0;
+            if walk.graph.repeat > 1 {
+                grown |= rounds[0].merge(&even) | rounds[1].merge(&odd);
+            }
             // The submit after an even one is odd.
-            grown |= pending[1].merge(&even) | pending[0].merge(&odd);
+            grown |= from_submits[1].merge(&even) | from_submits[0].merge(&odd);
         }
         if !grown {
-            return pending;
+            return from_rounds
+                .iter()
+                .map(|rounds| start(&from_submits, rounds))
+                .collect();
         }
     }
 }
@@ -165,7 +174,8 @@ fn trim(walks: &[Walk], inside: &[EntrySync], found: &mut [EntrySync]) {
         walks
             .iter()
             .zip(found)
-            .all(|(walk, found)| walk.replay(pending.clone(), found).1)
+            .zip(pending)
+            .all(|((walk, found), pending)| walk.replay(pending, found).1)
     };
     for entry in 0..found.len() {
         for wave in found[entry].before.ids() {

@@ -43,10 +43,10 @@ impl Plan {
                 format!("{} entries, more than {MAX_ENTRIES}", self.entries.len()),
             );
         }
-        let steps = self
-            .entries
-            .iter()
-            .fold(0usize, |sum, entry| sum.saturating_add(entry.steps.len()));
+        let steps = self.entries.iter().fold(0usize, |sum, entry| {
+            let rounds = usize::try_from(entry.repeat).unwrap_or(usize::MAX);
+            sum.saturating_add(entry.steps.len().saturating_mul(rounds))
+        });
         if steps > MAX_STEPS {
             return wrong("plan", format!("{steps} steps, more than {MAX_STEPS}"));
         }
@@ -88,6 +88,9 @@ impl Plan {
     }
 
     fn entry(&self, entry: &Entry) -> Checked {
+        if entry.repeat == 0 {
+            return wrong(format!("entry `{}`", entry.name), "it runs 0 rounds");
+        }
         let place = |what: &str, name: &str| format!("entry `{}`, {what} `{name}`", entry.name);
         for (id, tensor) in entry.tensors.enumerate() {
             self.tensor(entry, id, tensor)

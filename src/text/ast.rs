@@ -58,8 +58,13 @@ pub struct GraphFile {
     pub carry: Map<CarryDecl>,
     /// The passes.
     pub body: Vec<Item>,
-    /// What the host reads after each submit.
+    /// What the host reads after each submit. An entry in which every item that binds such a name is switched off
+    /// does not have that output.
     pub outputs: Vec<Name>,
+    /// How often one submit runs the whole body, an expression; 0 and a missing one stand for once. Rounds share
+    /// inputs and outputs, and hand on what is in state.
+    #[serde(default)]
+    pub repeat: Option<Name>,
     /// Conditions that must hold, over params and dims.
     #[serde(default)]
     pub asserts: Vec<Name>,
@@ -99,10 +104,13 @@ pub enum ParamKind {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum DimDecl {
-    /// `Var(max: 64)`: an entry gives it, up to the bound.
+    /// `Var(max: "64")`: an entry gives it, up to the bound.
     Var {
         /// The bound, an expression.
         max: Name,
+        /// The least value, an expression; 1 when missing. A dim that may be 0 is a switch for `when`.
+        #[serde(default)]
+        min: Option<Name>,
     },
     /// `Is("batch * seq")`.
     Is(Name),
@@ -141,6 +149,8 @@ pub enum Item {
     Repeat(RepeatItem),
     /// A weight declared where it is used.
     Weight(WeightItem),
+    /// State declared where it is used.
+    State(StateItem),
     /// Another shape of, or a contiguous range in, an existing value.
     View(ViewItem),
 }
@@ -225,6 +235,24 @@ pub struct WeightItem {
     /// How it is made from the checkpoint's tensors.
     pub from: Recipe,
     /// The weight is there only if this holds; a pass that has it in `in` then leaves that optional port unbound.
+    #[serde(default)]
+    pub when: Option<Name>,
+}
+
+/// `State(name: "k_cache", dtype: "kv", shape: ["slots", "kv_heads", "ctx", "d_head"])`: survives submits, is zero
+/// before the first and is updated in place. Its path, for example `l3/attn/k_cache`, is its name in every entry, so
+/// entries share it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename = "State")]
+pub struct StateItem {
+    /// The value's name in this body.
+    pub name: Name,
+    /// An element type or an alias.
+    pub dtype: Name,
+    /// One expression per dimension.
+    pub shape: Vec<Name>,
+    /// The state is there only if this holds; a pass that has it in `in` or `out` then leaves that optional port
+    /// unbound.
     #[serde(default)]
     pub when: Option<Name>,
 }

@@ -23,7 +23,7 @@ pub enum Timing {
     Off,
     /// One timestamp at its start and one at its end.
     Ends,
-    /// One more after every step, so that each wave has its time. Slower than without.
+    /// One more after every step of every round, so that each wave has its time. Slower than without.
     Steps,
 }
 
@@ -78,11 +78,7 @@ impl Recording {
             pool: unsafe { raw.create_command_pool(&info, None) }.map_err(failed)?,
             device: Arc::clone(device),
         };
-        let cuts = entry
-            .steps
-            .iter()
-            .filter(|step| **step == Step::Cut)
-            .count();
+        let cuts = entry.recording().filter(|step| **step == Step::Cut).count();
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(recording.pool)
             .command_buffer_count(u32::try_from(cuts + 1).unwrap_or(u32::MAX));
@@ -91,7 +87,7 @@ impl Recording {
         recording.query_count = match timing {
             Timing::Off => 0,
             Timing::Ends => 2,
-            Timing::Steps => u32::try_from(entry.steps.len() + 2).unwrap_or(u32::MAX),
+            Timing::Steps => u32::try_from(entry.recording().count() + 2).unwrap_or(u32::MAX),
         };
         if recording.query_count > 0 {
             let info = vk::QueryPoolCreateInfo::default()
@@ -111,7 +107,7 @@ impl Recording {
             next_query: 0,
             every_step: timing == Timing::Steps,
         };
-        let mut steps = entry.steps.iter();
+        let mut steps = entry.recording();
         let count = recording.segments.len();
         for (index, commands) in recording.segments.iter().enumerate() {
             // SAFETY: the buffer is new.

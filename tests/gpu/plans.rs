@@ -141,6 +141,7 @@ pub fn chain() -> Plan {
     let sum = kernel("sum", SUM, &[Read, ReadWrite, Read, Write, Write], 0, 64);
     let arena = |kind, bytes| Arena { kind, bytes };
     let entry = Entry {
+        repeat: 1,
         name: "n=64".into(),
         dims: BTreeMap::new(),
         tensors: IdVec::from_iter([

@@ -32,6 +32,7 @@ impl Builder {
     pub fn new(entry: &str) -> Self {
         Self {
             graph: Graph {
+                repeat: 1,
                 name: "test".into(),
                 entry: entry.into(),
                 env: BTreeMap::new(),

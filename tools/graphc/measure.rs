@@ -133,7 +133,7 @@ fn step_times(
     session.set_timing(Timing::Steps)?;
     warm_up(session, entry, inputs)?;
     let stamps = forward(session, entry, inputs)?.timestamps()?;
-    let names = info.steps.iter().map(|step| match step {
+    let names = info.recording().map(|step| match step {
         Step::Dispatch(pass) => info.passes[*pass].path.clone(),
         Step::Barrier(barrier) => format!("({barrier:?} barrier)"),
         Step::Cut => "(cut)".into(),

@@ -57,6 +57,7 @@ impl Request {
 pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
     let (env, arithmetic) = params::environment(&loaded.graph, request)?;
     let dtypes = params::dtypes(&loaded.graph, request)?;
+    let repeat = params::repeat(&loaded.graph, &env)?;
     let flat = Flat {
         name: loaded.graph.name.value.clone(),
         entry: params::entry_name(&loaded.graph, request, &env),
@@ -65,6 +66,7 @@ pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
         dtypes,
         values: Default::default(),
         passes: Default::default(),
+        repeat,
         inputs: vec![],
         outputs: vec![],
     };

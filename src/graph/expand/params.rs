@@ -10,6 +10,9 @@ use crate::dtype::DType;
 use crate::expr::Value;
 use crate::text::ast::{DimDecl, GraphFile, Map, Name, ParamDecl, ParamKind};
 
+/// The most rounds of one submit: far more tokens than anyone waits for at once.
+const MAX_REPEAT: u32 = 4096;
+
 /// Every param and dim of the graph, and the texts of computed dims.
 pub(super) fn environment(
     graph: &GraphFile,
@@ -65,6 +68,35 @@ pub(super) fn entry_name(graph: &GraphFile, request: &Request, env: &Scope) -> S
     let texts =
         dims.filter_map(|(name, _)| Some(format!("{}={}", name.value, env.get(&name.value)?)));
     texts.collect::<Vec<_>>().join(",")
+}
+
+/// How often one submit runs the body.
+pub(super) fn repeat(graph: &GraphFile, env: &Scope) -> Result<u32, Diagnostics> {
+    let Some(text) = &graph.repeat else {
+        return Ok(1);
+    };
+    let count = eval::count(text, env).map_err(|problem| Diagnostics::from(*problem))?;
+    if let (2.., Some((name, _))) = (count, graph.carry.first()) {
+        let message = format!(
+            "the body runs {count} times a submit, and carry `{}` turns once a submit",
+            name.value
+        );
+        return Err(Diagnostic::error(codes::REPEATED_CARRY, message)
+            .at(name.span, "this carry")
+            .at(text.span, "this repeat")
+            .help("hand the value from round to round in `state`, updated in place")
+            .into());
+    }
+    u32::try_from(count.max(1))
+        .ok()
+        .filter(|count| *count <= MAX_REPEAT)
+        .ok_or_else(|| {
+            let message =
+                format!("the body would run {count} times a submit, more than {MAX_REPEAT}");
+            Diagnostic::error(codes::LIMIT, message)
+                .at(text.span, "")
+                .into()
+        })
 }
 
 /// The aliases of the graph, replaced where the request says so.
@@ -247,7 +279,7 @@ fn dim(
     entry: &BTreeMap<String, i64>,
     env: &Scope,
 ) -> Result<i64, Box<Diagnostic>> {
-    let max = match decl {
+    let (max, min) = match decl {
         DimDecl::Is(text) => {
             let size = eval::size(text, env)?;
             return i64::try_from(size).map_err(|_| {
@@ -257,22 +289,25 @@ fn dim(
                     .into()
             });
         }
-        DimDecl::Var { max } => max,
+        DimDecl::Var { max, min } => (max, min),
     };
     let bound = eval::size(max, env)?;
+    let least = min
+        .as_ref()
+        .map_or(Ok(1), |least| eval::count(least, env))?;
     let Some(size) = entry.get(&name.value) else {
         let message = format!("the entry gives no value for dim `{}`", name.value);
         return Err(Diagnostic::error(codes::BAD_ENTRY, message)
             .at(name.span, "declared here")
             .help(format!(
-                "add it to the entry: `--entry {}=N`, N from 1 to {bound}",
+                "add it to the entry: `--entry {}=N`, N from {least} to {bound}",
                 name.value
             ))
             .into());
     };
-    if *size < 1 || u64::try_from(*size).is_ok_and(|size| size > bound) {
+    if u64::try_from(*size).map_or(true, |size| size < least || size > bound) {
         let message = format!(
-            "dim `{}` is {size}, outside its bound 1 to {bound}",
+            "dim `{}` is {size}, outside its bound {least} to {bound}",
             name.value
         );
         let error = Diagnostic::error(codes::OUT_OF_BOUND, message).at(max.span, "the bound");

@@ -20,6 +20,13 @@ pub fn verify_against(graph: &Graph, entry: &Entry) -> Result<(), Vec<Violation>
         found.add(Rule::Graph, entry, None, None, message);
         return found.result();
     }
+    if graph.repeat != entry.repeat {
+        let message = format!(
+            "{} rounds for the {} of the graph",
+            entry.repeat, graph.repeat
+        );
+        found.add(Rule::Graph, entry, None, None, message);
+    }
     let mut pairs = Pairs {
         graph,
         entry,

@@ -6,11 +6,11 @@
 //!
 //! 1. Shape: every id and range is good and obeys the limits ([`Plan::validate`]).
 //! 2. Steps: every pass runs once; cuts and the barrier for the host stand where they may.
-//! 3. Contents: simulating three submits (parity 0, 1, 0), every byte that a pass reads was last written for exactly
+//! 3. Contents: simulating three submits (parity 0, 1, 0) of one round, or of two if a submit has several, every byte that a pass reads was last written for exactly
 //!    the tensor it reads, by this submit, the host or the submit before (carry, state); outputs and the next values of
-//!    carries are written whole. Transient memory and outputs are forgotten when a submit starts.
+//!    carries are written whole. Transient memory and outputs are forgotten when a submit or a round starts.
 //! 4. Order: two accesses to common bytes, one a write, have a barrier between them that is strong enough, also across
-//!    submits of any two entries in any order. Passes without a barrier between them do not conflict at all, so step 3
+//!    submits of any two entries in any order and across the rounds of one. Passes without a barrier between them do not conflict at all, so step 3
 //!    holds for every order inside a wave.
 //! 5. Sharing: weights, state and carries of one name are the same bytes in every entry; what the host touches for one
 //!    parity is disjoint from what any entry touches for the other.
@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use crate::ids::{IdVec, PassId, TensorId};
 
 pub use self::against::verify_against;
-use super::{Barrier, Entry, Plan, Step, Tensor};
+use super::{Barrier, Entry, Plan, Role, Step, Tensor};
 
 /// Violations after which we stop looking: the first few say what is wrong.
 const MAX_VIOLATIONS: usize = 32;
@@ -173,12 +173,27 @@ fn steps(entry: &Entry, found: &mut Found) {
             }
             (Step::Barrier(_), _) => {}
             (Step::Cut, Some(Step::Dispatch(_))) if !last => {}
+            (Step::Cut, None) if entry.repeat > 1 && !last => {}
             (Step::Cut, _) => say(
                 None,
                 format!("step {index} cuts where no dispatch ends before and starts after"),
             ),
         }
         before = Some(step);
+    }
+    let carry = entry
+        .tensors
+        .iter()
+        .find(|tensor| tensor.role == Role::Carry);
+    if let (2.., Some(carry)) = (entry.repeat, carry) {
+        say(
+            None,
+            format!(
+                "{} rounds share a recording, and {} turns with every submit",
+                entry.repeat,
+                describe(carry)
+            ),
+        );
     }
     for (pass, runs) in runs.enumerate().filter(|(_, runs)| **runs != 1) {
         say(

@@ -2,8 +2,8 @@
 //! compared with them. A memory barrier settles everything; an execution barrier settles reads only, since it makes no
 //! write visible. A cut settles nothing here, which asks for more than Vulkan does.
 //!
-//! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, until no byte is
-//! added: then every sequence of submits has been covered.
+//! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, and to its own next
+//! round with the same parity if it runs several, until no byte is added: then every sequence has been covered.
 
 use super::bytes::Bytes;
 use super::{Found, Rule};
@@ -54,11 +54,17 @@ pub(super) fn check(plan: &Plan, found: &mut Found) {
         }
     }
     let mut before = [Unsettled::default(), Unsettled::default()];
+    let mut rounds = vec![before.clone(); plan.entries.len()];
     loop {
         let mut new = false;
-        for index in 0..plan.entries.len() {
-            for parity in 0..2 {
-                let left = run(plan, index, parity as u64, before[parity].clone(), found);
+        for (index, rounds) in rounds.iter_mut().enumerate() {
+            for (parity, round) in rounds.iter_mut().enumerate() {
+                let mut start = before[parity].clone();
+                start.add(round);
+                let left = run(plan, index, parity as u64, start, found);
+                if plan.entries[index].repeat > 1 {
+                    new |= round.add(&left);
+                }
                 new |= before[1 - parity].add(&left);
             }
         }

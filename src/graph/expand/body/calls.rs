@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{Frame, last_bindings, suggest, too_early, twice, unique};
+use super::names::{Frame, suggest, too_early, twice, unique};
 use super::{MAX_DEPTH, Problem, Unroller};
 use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, nearest};
@@ -61,14 +61,11 @@ impl<'a> Unroller<'a> {
             return Err(suggest(call(message, port), &port.value, &block.outputs).into());
         }
         let last = item.name.as_ref().unwrap_or(&item.block);
-        let mut inner = frame.inner(item.block.span, None, last, last_bindings(&block.body));
-        inner.prefix = format!(
-            "{}/",
-            unique(
-                &mut self.block_paths,
-                inner.prefix.trim_end_matches('/').to_string()
-            )
-        );
+        let mut inner = frame.inner(item.block.span, None, last, &block.body);
+        let wanted = inner.prefix.trim_end_matches('/').to_string();
+        let path = unique(&mut self.block_paths, wanted.clone());
+        inner.numbered |= path != wanted;
+        inner.prefix = path + "/";
         inner.env = self.block_env(item, block, frame)?;
         inner.names = names;
         // A block sees nothing of the bodies around it, so nothing there comes too late.
@@ -206,7 +203,7 @@ impl<'a> Unroller<'a> {
                 span: item.index.span,
             };
             let via = Some((item.index.value.clone(), index));
-            let mut inner = frame.inner(item.index.span, via, &label, last_bindings(&item.body));
+            let mut inner = frame.inner(item.index.span, via, &label, &item.body);
             inner
                 .env
                 .insert(item.index.value.clone(), Value::Int(index));

@@ -10,7 +10,7 @@ use crate::graph::expand::eval::{self, Scope};
 use crate::graph::expand::{params, recipe};
 use crate::graph::flat::{Declared, FlatKind, FlatPass, FlatValue, Setting};
 use crate::ids::ValueId;
-use crate::text::ast::{Map, Name, PassItem, TensorDecl, ViewItem, WeightItem};
+use crate::text::ast::{Map, Name, PassItem, StateItem, TensorDecl, ViewItem, WeightItem};
 
 impl<'a> Unroller<'a> {
     pub(super) fn pass(
@@ -27,7 +27,7 @@ impl<'a> Unroller<'a> {
         for (port, name) in &item.inputs {
             match self.lookup(frame, name, true)? {
                 Bound::Value(value) => reads.push((port.clone(), value)),
-                Bound::Absent => {}
+                Bound::Absent | Bound::AbsentState => {}
                 Bound::Broken => broken = true,
             }
         }
@@ -57,6 +57,7 @@ impl<'a> Unroller<'a> {
             let value = match frame.names.get(&name.value) {
                 // State is updated where it is; any other name is bound anew.
                 Some(Bound::Value(value)) if self.is_state(*value) => *value,
+                Some(Bound::AbsentState) => continue,
                 _ => {
                     let value = self.new_value(frame, name, FlatKind::Written, origin.clone());
                     self.bind(frame, name, Bound::Value(value))?;
@@ -94,7 +95,10 @@ impl<'a> Unroller<'a> {
         let recipe = recipe::resolve(&item.from, &frame.env)?;
         let key = format!("{} {:?} {recipe:?}", declared.dtype, declared.shape);
         let value = match self.weights.get(&key) {
-            Some(value) => *value,
+            Some(value) => {
+                self.flat.values[*value].named |= frame.taken.contains(item.name.value.as_str());
+                *value
+            }
             None => {
                 let origin = frame.origin(item.name.span);
                 let value = self.new_value(
@@ -107,6 +111,30 @@ impl<'a> Unroller<'a> {
                 value
             }
         };
+        self.bind(frame, &item.name, Bound::Value(value))
+    }
+
+    /// State has one place in all entries, found by its path. A path with a number behind it depends on which blocks
+    /// an entry has switched on, so such a path is refused.
+    pub(super) fn state(
+        &mut self,
+        item: &'a StateItem,
+        frame: &mut Frame<'a>,
+    ) -> Result<(), Problem> {
+        if !eval::holds(item.when.as_ref(), &frame.env)? {
+            return self.bind(frame, &item.name, Bound::AbsentState);
+        }
+        let declared = self.declared(&item.dtype, &item.shape, &frame.env)?;
+        let path = format!("{}{}", frame.prefix, item.name.value);
+        if frame.numbered || self.paths.contains_key(&path) {
+            let message = format!("another value or block has the path of the state `{path}`");
+            return Err(Diagnostic::error(codes::STATE_PATH, message)
+                .at(item.name.span, "")
+                .help("entries find their state by its path: give the state, or the `Use` around it, a `name` of its own")
+                .into());
+        }
+        let origin = frame.origin(item.name.span);
+        let value = self.new_value(frame, &item.name, FlatKind::State(declared), origin);
         self.bind(frame, &item.name, Bound::Value(value))
     }
 
@@ -261,8 +289,13 @@ impl<'a> Unroller<'a> {
         kind: FlatKind,
         origin: Origin,
     ) -> ValueId {
-        let name = unique(&mut self.paths, format!("{}{}", frame.prefix, name.value));
-        self.flat.values.push(FlatValue { name, kind, origin })
+        let path = unique(&mut self.paths, format!("{}{}", frame.prefix, name.value));
+        self.flat.values.push(FlatValue {
+            name: path,
+            kind,
+            named: frame.taken.contains(name.value.as_str()),
+            origin,
+        })
     }
 
     pub(super) fn is_state(&self, value: ValueId) -> bool {

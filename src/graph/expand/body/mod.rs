@@ -6,7 +6,7 @@ mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::names::{Bound, Frame, break_names, last_bindings};
+use self::names::{Bound, Frame, break_names};
 use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::flat::{Flat, FlatKind, FlatValue};
@@ -14,7 +14,7 @@ use crate::graph::order;
 use crate::ids::{IdVec, ValueId};
 use crate::span::Span;
 use crate::text::Loaded;
-use crate::text::ast::{Block, Item};
+use crate::text::ast::{Block, Item, Name};
 
 /// The most passes a graph may have.
 const MAX_PASSES: usize = 100_000;
@@ -67,18 +67,7 @@ pub(super) fn unroll(loaded: &Loaded, flat: Flat) -> Result<Flat, Diagnostics> {
         block_paths: BTreeMap::new(),
         steps: 0,
     };
-    let mut frame = Frame {
-        env: unroller.flat.env.clone(),
-        names: BTreeMap::new(),
-        prefix: String::new(),
-        via: vec![],
-        blocks: vec![],
-        depth: 0,
-        last: last_bindings(&graph.body),
-        later: BTreeMap::new(),
-        at: 0,
-        forward: BTreeMap::new(),
-    };
+    let mut frame = Frame::outermost(&graph.body, unroller.flat.env.clone());
     unroller.declare(&mut frame, &graph.inputs, |declared| {
         FlatKind::Input(declared)
     });
@@ -109,22 +98,7 @@ pub(super) fn unroll(loaded: &Loaded, flat: Flat) -> Result<Flat, Diagnostics> {
     for ((_, carry), bound) in graph.carry.iter().zip(carries) {
         unroller.carry_next(&mut frame, &carry.next, bound);
     }
-    for output in &graph.outputs {
-        match unroller.lookup(&mut frame, output, false) {
-            Ok(Bound::Value(value)) => unroller.flat.outputs.push((output.clone(), value)),
-            Ok(Bound::Absent) => {
-                let message = format!("output `{}` is a weight that is not there", output.value);
-                unroller.report(
-                    &frame,
-                    Diagnostic::error(codes::UNKNOWN_VALUE, message)
-                        .at(output.span, "")
-                        .into(),
-                );
-            }
-            Ok(Bound::Broken) => {}
-            Err(problem) => unroller.report(&frame, problem),
-        }
-    }
+    unroller.outputs(&graph.outputs, &mut frame);
     unroller.finish()
 }
 
@@ -141,11 +115,32 @@ impl<'a> Unroller<'a> {
                 Item::Use(item) => self.inline(item, frame),
                 Item::Repeat(repeat) => self.repeat(repeat, frame),
                 Item::Weight(weight) => self.weight(weight, frame),
+                Item::State(state) => self.state(state, frame),
                 Item::View(view) => self.view(view, frame),
             };
             if let Err(problem) = result {
                 self.report(frame, problem);
                 break_names(item, frame);
+            }
+        }
+    }
+
+    /// Finds the values of the outputs. A name that only switched-off items bind is no output of this entry.
+    fn outputs(&mut self, outputs: &[Name], frame: &mut Frame<'a>) {
+        for output in outputs {
+            let name = output.value.as_str();
+            if !frame.names.contains_key(name) && frame.last.contains_key(name) {
+                continue;
+            }
+            match self.lookup(frame, output, false) {
+                Ok(Bound::Value(value)) => self.flat.outputs.push((output.clone(), value)),
+                Ok(Bound::Absent | Bound::AbsentState) => {
+                    let message = format!("output `{name}` is a weight or state that is not there");
+                    let error = Diagnostic::error(codes::UNKNOWN_VALUE, message);
+                    self.report(frame, error.at(output.span, "").into());
+                }
+                Ok(Bound::Broken) => {}
+                Err(problem) => self.report(frame, problem),
             }
         }
     }
@@ -282,6 +277,7 @@ fn item_span(item: &Item) -> Span {
         Item::Use(item) => item.block.span,
         Item::Repeat(repeat) => repeat.index.span,
         Item::Weight(weight) => weight.name.span,
+        Item::State(state) => state.name.span,
         Item::View(view) => view.name.span,
     }
 }

@@ -1,6 +1,6 @@
 //! What names stand for in a body: every binding is a value of its own, and a name may be read before it is bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Problem, Unroller};
 use crate::codes::graph as codes;
@@ -10,7 +10,7 @@ use crate::graph::expand::eval::Scope;
 use crate::graph::flat::{FlatKind, FlatValue};
 use crate::ids::ValueId;
 use crate::span::Span;
-use crate::text::ast::{Item, Map, Name, ViewItem, WeightItem};
+use crate::text::ast::{Item, Map, Name, StateItem, ViewItem, WeightItem};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum Bound {
     Value(ValueId),
     /// A weight that is not there: ports that name it stay unbound.
     Absent,
+    /// State that is not there: ports that read or update it stay unbound.
+    AbsentState,
     /// Something that could not be made; the reason has been reported.
     Broken,
 }
@@ -33,8 +35,12 @@ pub(super) struct Frame<'a> {
     /// Blocks around this body, outermost first.
     pub(super) blocks: Vec<&'a str>,
     pub(super) depth: usize,
+    /// Whether a block around this body has the path of an earlier one and a number behind it.
+    pub(super) numbered: bool,
     /// For each name that an item of this body binds: the last such item.
     pub(super) last: BTreeMap<&'a str, (usize, Span)>,
+    /// Names that items of this body take, switched off or not.
+    pub(super) taken: BTreeSet<&'a str>,
     /// Names that bodies around this one bind after it.
     pub(super) later: BTreeMap<&'a str, Span>,
     /// The item being unrolled.
@@ -51,13 +57,31 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The frame of a graph's own body.
+    pub(super) fn outermost(body: &'a [Item], env: Scope) -> Self {
+        Self {
+            env,
+            names: BTreeMap::new(),
+            prefix: String::new(),
+            via: vec![],
+            blocks: vec![],
+            depth: 0,
+            numbered: false,
+            last: last_bindings(body),
+            taken: taken_names(body),
+            later: BTreeMap::new(),
+            at: 0,
+            forward: BTreeMap::new(),
+        }
+    }
+
     /// The frame of a body inside this one; it sees the names around it until the caller says otherwise.
     pub(super) fn inner(
         &self,
         at: Span,
         index: Option<(String, i64)>,
         path: &Name,
-        last: BTreeMap<&'a str, (usize, Span)>,
+        body: &'a [Item],
     ) -> Frame<'a> {
         let mut via = vec![(at, index)];
         via.extend(self.via.iter().cloned());
@@ -75,7 +99,9 @@ impl<'a> Frame<'a> {
             via,
             blocks: self.blocks.clone(),
             depth: self.depth + 1,
-            last,
+            numbered: self.numbered,
+            last: last_bindings(body),
+            taken: taken_names(body),
             later,
             at: 0,
             forward: BTreeMap::new(),
@@ -106,6 +132,7 @@ impl<'a> Unroller<'a> {
             let value = self.flat.values.push(FlatValue {
                 name: name.value.clone(),
                 kind: FlatKind::Written,
+                named: true,
                 origin,
             });
             frame
@@ -197,7 +224,7 @@ impl<'a> Unroller<'a> {
 }
 
 /// For each name that the items of a body bind: the index and place of the last one that does.
-pub(super) fn last_bindings(body: &[Item]) -> BTreeMap<&str, (usize, Span)> {
+fn last_bindings(body: &[Item]) -> BTreeMap<&str, (usize, Span)> {
     let mut last = BTreeMap::new();
     for (index, item) in body.iter().enumerate() {
         let outputs: Vec<&Name> = match item {
@@ -205,6 +232,7 @@ pub(super) fn last_bindings(body: &[Item]) -> BTreeMap<&str, (usize, Span)> {
             Item::Use(item) => item.outputs.iter().map(|(_, name)| name).collect(),
             Item::Repeat(repeat) => repeat.carry.iter().map(|(_, name)| name).collect(),
             Item::Weight(weight) => vec![&weight.name],
+            Item::State(state) => vec![&state.name],
             Item::View(view) => vec![&view.name],
         };
         for name in outputs {
@@ -212,6 +240,30 @@ pub(super) fn last_bindings(body: &[Item]) -> BTreeMap<&str, (usize, Span)> {
         }
     }
     last
+}
+
+/// Names that the items of a body take as arguments, those of switched-off items included. The body of a repeat sees
+/// the names around it.
+fn taken_names(body: &[Item]) -> BTreeSet<&str> {
+    fn values(map: &Map<Name>) -> impl Iterator<Item = &str> {
+        map.iter().map(|(_, name)| name.value.as_str())
+    }
+    let mut taken = BTreeSet::new();
+    for item in body {
+        match item {
+            Item::Pass(pass) => taken.extend(values(&pass.inputs).chain(values(&pass.otherwise))),
+            Item::Use(item) => taken.extend(values(&item.inputs).chain(values(&item.otherwise))),
+            Item::Repeat(repeat) => {
+                taken.extend(values(&repeat.carry));
+                taken.extend(taken_names(&repeat.body));
+            }
+            Item::View(view) => {
+                taken.insert(view.of.value.as_str());
+            }
+            Item::Weight(_) | Item::State(_) => {}
+        }
+    }
+    taken
 }
 
 pub(super) fn too_early(name: &Name, later: Span) -> Problem {
@@ -261,7 +313,9 @@ pub(super) fn break_names(item: &Item, frame: &mut Frame<'_>) {
         Item::Pass(pass) => break_outputs(&pass.outputs, frame),
         Item::Use(item) => break_outputs(&item.outputs, frame),
         Item::Repeat(repeat) => break_outputs(&repeat.carry, frame),
-        Item::Weight(WeightItem { name, .. }) | Item::View(ViewItem { name, .. }) => {
+        Item::Weight(WeightItem { name, .. })
+        | Item::State(StateItem { name, .. })
+        | Item::View(ViewItem { name, .. }) => {
             frame.names.insert(name.value.clone(), Bound::Broken);
         }
     }
