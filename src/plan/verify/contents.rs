@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::bytes::Bytes;
 use super::{Found, Rule, describe, root};
-use crate::ids::{ArenaId, IdVec, PassId, TensorId};
+use crate::ids::{IdVec, PassId, TensorId};
 use crate::plan::{ArenaKind, Entry, Plan, Role, Step};
 
 pub(super) fn check(plan: &Plan, entry: &Entry, found: &mut Found) {
