@@ -345,6 +345,7 @@ fn every_kernel_has_its_cases() {
         "add",
         "add_bias",
         "attention",
+        "cached_attention",
         "embed_sum",
         "gated_activation",
         "l2_normalize",
@@ -352,6 +353,7 @@ fn every_kernel_has_its_cases() {
         "linear",
         "pool",
         "rope",
+        "rope_append",
         "sample",
         "step_begin",
     ];

@@ -47,6 +47,7 @@ const SIZES: &[(&str, i64)] = &[
     ("slots_n", 5),
     ("vocab", 300),
     ("steps", 4),
+    ("ctx", 300),
 ];
 
 fn size(name: &str) -> i64 {

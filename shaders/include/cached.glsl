@@ -1,0 +1,42 @@
+// What the variants of `cached_attention` share: bindings, and which places of the cache a row sees.
+layout(binding = BIND_Q) readonly buffer In0 { A q[]; };
+layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
+layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
+#ifdef VEC_C
+// Eight elements in one 16-byte load, or in two.
+layout(binding = BIND_K_CACHE) readonly buffer In3 { uvec4 k_cache[]; };
+layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec4 v_cache[]; };
+#else
+layout(binding = BIND_K_CACHE) readonly buffer In3 { C k_cache[]; };
+layout(binding = BIND_V_CACHE) readonly buffer In4 { C v_cache[]; };
+#endif
+layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+// `rows` of each sequence.
+layout(push_constant) uniform Push { uint rows, ctx, splits; float scale, softcap; };
+
+const uint D = OPT_HEAD_DIM;
+const uint NONE = 0xffffffffu;
+const float LOG2_E = 1.4426950408889634;
+
+// First place that a row at `position` sees, and the one after its last; empty for a dead row.
+uvec2 seen(uint position) {
+    if (position == NONE) {
+        return uvec2(0);
+    }
+    uint end = min(position + 1, ctx);
+#if OPT_WINDOW > 0
+    uint start = position + 1 > OPT_WINDOW ? position + 1 - OPT_WINDOW : 0;
+#else
+    uint start = 0;
+#endif
+    return uvec2(min(start, end), end);
+}
+
+// The exponent of 2 that a product of query and key stands for.
+float bend(float product) {
+    float score = product * scale;
+    if (softcap > 0.0) {
+        score = softcap * tanh(score / softcap);
+    }
+    return score * LOG2_E;
+}

@@ -1,0 +1,94 @@
+// One head of one row a workgroup, one adjacent pair an invocation: norm, rotation, and the place that it goes to.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#if A_F16 || C_F16
+#extension GL_EXT_shader_16bit_storage : require
+#endif
+#include "include/storage.glsl"
+#include "include/math.glsl"
+
+layout(constant_id = 0) const uint WIDTH = 64;
+layout(local_size_x_id = 0) in;
+#if HAS_Q_NORM || HAS_K_NORM
+#include "include/reduce.glsl"
+#endif
+
+layout(binding = BIND_QKV) readonly buffer In0 { A qkv[]; };
+layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
+layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
+#if HAS_Q_NORM
+layout(binding = BIND_Q_NORM) readonly buffer In3 { float q_norm[]; };
+#endif
+#if HAS_K_NORM
+layout(binding = BIND_K_NORM) readonly buffer In4 { float k_norm[]; };
+#endif
+#if HAS_ROPE_FACTORS
+layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; };
+#endif
+layout(binding = BIND_K_CACHE) buffer State0 { C k_cache[]; };
+layout(binding = BIND_V_CACHE) buffer State1 { C v_cache[]; };
+layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+// `rows` of each sequence.
+layout(push_constant) uniform Push { uint rows, ctx; float theta, rope_scale, eps; };
+
+const uint D = OPT_HEAD_DIM;
+const uint NONE = 0xffffffffu;
+
+void main() {
+    uint head = gl_WorkGroupID.x;
+    uint row = gl_WorkGroupID.y;
+    uint t = gl_LocalInvocationID.x;
+    bool is_q = head < OPT_HEADS;
+    bool is_k = !is_q && head < OPT_HEADS + OPT_KV_HEADS;
+    uint from = (row * (OPT_HEADS + 2 * OPT_KV_HEADS) + head) * D;
+    uint position = positions[row];
+    float angle = position == NONE ? 0.0 : float(position) * rope_scale;
+
+    float norm = 1.0;
+#if HAS_Q_NORM || HAS_K_NORM
+    if (is_q && HAS_Q_NORM == 1 || is_k && HAS_K_NORM == 1) {
+        float squares = 0.0;
+        for (uint c = t; c < D; c += WIDTH) {
+            float v = float(qkv[from + c]);
+            squares += v * v;
+        }
+        norm = inversesqrt(workgroup_sum(squares) / float(D) + eps);
+    }
+#endif
+
+    uint kv_head = (head - OPT_HEADS) % OPT_KV_HEADS;
+    uint place = ((slots[row / rows] * OPT_KV_HEADS + kv_head) * ctx + position) * D;
+    for (uint c = 2 * t; c < D; c += 2 * WIDTH) {
+        vec2 pair = vec2(qkv[from + c], qkv[from + c + 1]) * norm;
+#if HAS_Q_NORM
+        if (is_q) {
+            pair *= vec2(q_norm[c], q_norm[c + 1]);
+        }
+#endif
+#if HAS_K_NORM
+        if (is_k) {
+            pair *= vec2(k_norm[c], k_norm[c + 1]);
+        }
+#endif
+        if (is_q || is_k) {
+#if HAS_ROPE_FACTORS
+            pair = rotate(pair, c, D, angle / rope_factors[c / 2], theta);
+#else
+            pair = rotate(pair, c, D, angle, theta);
+#endif
+        }
+        if (is_q) {
+            uint to = (row * OPT_HEADS + head) * D + c;
+            y[to] = A(pair.x);
+            y[to + 1] = A(pair.y);
+        } else if (position < ctx) {
+            if (is_k) {
+                k_cache[place + c] = C(pair.x);
+                k_cache[place + c + 1] = C(pair.y);
+            } else {
+                v_cache[place + c] = C(pair.x);
+                v_cache[place + c + 1] = C(pair.y);
+            }
+        }
+    }
+}
