@@ -119,6 +119,8 @@ impl Sampling {
 pub struct Sequence {
     /// The prompt.
     pub prompt: Vec<u32>,
+    /// How many of its tokens the cache of the row already holds, from an earlier turn of a chat: only with one row.
+    pub cached: usize,
     /// The most tokens to write.
     pub max_tokens: u32,
     /// How they are chosen.
@@ -241,7 +243,7 @@ pub enum Event {
 pub struct Report {
     /// Sequences that ended.
     pub sequences: u64,
-    /// Tokens of their prompts.
+    /// Tokens of their prompts that were computed.
     pub prompt_tokens: u64,
     /// Tokens that were written, stop tokens included.
     pub tokens: u64,
@@ -433,8 +435,8 @@ impl<R: Runner> Work<'_, R> {
         let wanted = &self.sequences[sequence];
         // The last token of the prompt is the first that a decode step takes.
         let last = wanted.prompt.len().saturating_sub(1);
-        let mut first = 0;
-        for size in chunks(last, &self.shape.chunks) {
+        let mut first = wanted.cached.min(last);
+        for size in chunks(last - first, &self.shape.chunks) {
             let end = last.min(first + size as usize);
             let chunk = Chunk {
                 size,
@@ -456,7 +458,7 @@ impl<R: Runner> Work<'_, R> {
             fresh: true,
             tokens: 0,
         });
-        self.report.prompt_tokens += wanted.prompt.len() as u64;
+        self.report.prompt_tokens += (wanted.prompt.len() - wanted.cached.min(last)) as u64;
         Ok(())
     }
 

@@ -107,6 +107,7 @@ fn shape(batch: u32, steps: u32, context: u32) -> Shape {
 fn sequence(prompt: &[u32], max_tokens: u32) -> Sequence {
     Sequence {
         prompt: prompt.to_vec(),
+        cached: 0,
         max_tokens,
         sampling: Sampling::GREEDY,
     }
@@ -307,4 +308,23 @@ fn an_interruption_ends_what_runs_after_the_tokens_that_came() {
         "two submits of two tokens each were in flight"
     );
     assert_eq!(machine.in_flight, 0);
+}
+
+#[test]
+fn a_second_turn_computes_only_what_is_new() {
+    let shape = shape(1, 2, 100);
+    let mut machine = Machine::new(&shape);
+    let first = sequence(&[4, 5, 6], 5);
+    let (done, _) = run(&mut machine, &shape, std::slice::from_ref(&first), &[]).unwrap();
+    // The last token that was written is not in the cache: nothing was computed from it.
+    let mut second = sequence(&[&first.prompt[..], &done[0].0, &[7, 8]].concat(), 5);
+    let want = expected(&second, &[], 100);
+    second.cached = first.prompt.len() + 4;
+    machine.prefills.clear();
+    let (done, report) = run(&mut machine, &shape, &[second], &[]).unwrap();
+    assert_eq!((&done[0].0, done[0].1), (&want.0, Some(want.1)));
+    assert_eq!(
+        (report.prompt_tokens, &machine.prefills[..]),
+        (3, &[(4, 7, 2)][..])
+    );
 }

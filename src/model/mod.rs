@@ -8,6 +8,8 @@ pub mod detokenize;
 pub mod embed;
 mod flatten;
 pub mod generate;
+#[cfg(feature = "gpu")]
+pub mod generate_runner;
 pub mod gguf;
 pub mod hub;
 pub mod metadata;

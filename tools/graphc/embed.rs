@@ -13,6 +13,7 @@ use graphc::diag::Diagnostic;
 use graphc::model::bucket::{Bucket, MAX_ROWS, group, ladder};
 use graphc::model::embed::{BoxError, EmbedError, Report, Window, embed, tokenize, too_long};
 use graphc::model::output::Format;
+use graphc::model::runner::SessionRunner;
 use graphc::model::texts::Texts;
 use graphc::span::SourceMap;
 
@@ -114,7 +115,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let plan = model.compile(&mut buckets, context)?;
             timings.compile = clock.elapsed();
             let clock = Instant::now();
-            let runner = runner.insert(model.open_session(plan, context)?);
+            let runner = runner.insert(SessionRunner::new(model.open_session(plan, context)?));
             timings.open = clock.elapsed();
             let clock = Instant::now();
             let bar = context.bar(total.unwrap_or(0), "embedding");

@@ -16,6 +16,10 @@ mod embed;
 mod explain;
 mod failure;
 mod fmt;
+#[cfg(feature = "gpu")]
+mod generate;
+#[cfg(feature = "gpu")]
+mod language;
 mod manual;
 #[cfg(feature = "gpu")]
 mod measure;
@@ -56,6 +60,9 @@ enum Command {
     /// Turn texts into embeddings
     #[cfg(feature = "gpu")]
     Embed(embed::Args),
+    /// Continue prompts with a language model
+    #[cfg(feature = "gpu")]
+    Generate(generate::Args),
     /// Compile a graph into a plan
     Compile(compile::Args),
     /// Read, expand, type and fuse a graph without compiling it
@@ -84,6 +91,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         #[cfg(feature = "gpu")]
         Command::Embed(args) => embed::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Generate(args) => generate::run(args, &context),
         Command::Compile(args) => compile::run(args, &context),
         Command::Check(args) => check::run(args, &context),
         Command::Fmt(args) => fmt::run(args, &context),

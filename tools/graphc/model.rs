@@ -13,7 +13,6 @@ use graphc::expr::Value;
 use graphc::graph::{FuseOptions, Request};
 use graphc::model::bucket::Bucket;
 use graphc::model::metadata::{ModelMetadata, find_graph};
-use graphc::model::runner::SessionRunner;
 use graphc::model::tokenizer::Tokenizer;
 use graphc::plan::Plan;
 use graphc::run::{Progress, Session, SessionOptions};
@@ -128,7 +127,8 @@ impl Model {
             .map_err(|error| Failure::coded(error.code(), &error))
     }
 
-    fn number(&self, key: &str, otherwise: u64) -> Result<u64, Failure> {
+    /// A number that the model must have.
+    pub fn number(&self, key: &str, otherwise: u64) -> Result<u64, Failure> {
         match self.metadata.values.get(key) {
             Some(Value::Int(number)) if *number > 0 => Ok(number.unsigned_abs()),
             None if otherwise > 0 => Ok(otherwise),
@@ -171,8 +171,18 @@ impl Model {
         context: &Context,
     ) -> Result<Result<Plan, Diagnostics>, Failure> {
         let entries: Vec<Request> = buckets.iter().map(|bucket| self.entry(*bucket)).collect();
+        self.compile_entries(&entries, map, context)
+    }
+
+    /// A plan with an entry for each request, in their order.
+    pub fn compile_entries(
+        &self,
+        entries: &[Request],
+        map: &mut SourceMap,
+        context: &Context,
+    ) -> Result<Result<Plan, Diagnostics>, Failure> {
         let builder = shaders::builder(context)?;
-        let mut job = Job::new(&self.graph, &self.sources, &self.profile, &entries);
+        let mut job = Job::new(&self.graph, &self.sources, &self.profile, entries);
         job.fusion = self.fusion.clone();
         job.builder = Some(&*builder);
         job.max_submit_ms = self.profile.max_submit_ms;
@@ -189,6 +199,21 @@ impl Model {
         }))
     }
 
+    /// What its files say.
+    pub fn metadata(&self) -> &ModelMetadata {
+        &self.metadata
+    }
+
+    /// What every entry asks for.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Whether the device computes on the CPU.
+    pub fn on_cpu(&self) -> bool {
+        self.info.kind == DeviceKind::Cpu
+    }
+
     fn entry(&self, bucket: Bucket) -> Request {
         let dims = [("batch", bucket.batch), ("seq", bucket.seq)];
         let dims = dims
@@ -201,13 +226,13 @@ impl Model {
     }
 
     /// Packs the weights, opens the device and loads them.
-    pub fn open_session(&self, plan: Plan, context: &Context) -> Result<SessionRunner, Failure> {
+    pub fn open_session(&self, plan: Plan, context: &Context) -> Result<Session, Failure> {
         let weights = packed(&self.metadata.checkpoint, &plan, context)?;
         let options = SessionOptions {
             device: self.device.clone(),
             ..SessionOptions::from_env()
         };
-        open(options, Arc::new(plan), &weights, context).map(SessionRunner::new)
+        open(options, Arc::new(plan), &weights, context)
     }
 }
 
