@@ -71,6 +71,7 @@ fn help_texts_are_as_recorded() {
     let commands = [
         "",
         "embed",
+        "generate",
         "compile",
         "check",
         "fmt",

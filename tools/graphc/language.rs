@@ -179,6 +179,10 @@ impl Language {
                 request.dtypes.insert(name.into(), dtype);
             }
         };
+        if self.args.weights == "native" {
+            // The graph's own type, until each weight has one of its own.
+            request.dtypes.remove("weight");
+        }
         alias("weight", &self.args.weights);
         alias("kv", &self.args.kv);
         request.dims = dims
