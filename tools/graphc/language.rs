@@ -174,17 +174,13 @@ impl Language {
                 .entry(name.into())
                 .or_insert(Value::Int(i64::from(value)));
         }
-        let mut alias = |name: &str, text: &str| {
+        // Without a type for all, each weight has its own, and the graph's where none is known.
+        request.dtypes.remove("weight");
+        for (name, text) in [("weight", &self.args.weights), ("kv", &self.args.kv)] {
             if let Ok(dtype) = text.parse::<DType>() {
                 request.dtypes.insert(name.into(), dtype);
             }
-        };
-        if self.args.weights == "native" {
-            // The graph's own type, until each weight has one of its own.
-            request.dtypes.remove("weight");
         }
-        alias("weight", &self.args.weights);
-        alias("kv", &self.args.kv);
         request.dims = dims
             .map(|(name, size)| (name.to_string(), i64::from(size)))
             .into_iter()
