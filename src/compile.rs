@@ -134,6 +134,8 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         fused.push(front(job, &loaded, &library, &request, &mut said)?);
     }
 
+    graph::share_weights(&mut fused);
+
     let mut instances = Instances::new(job.profile, job.sources, job.builder, &job.variants);
     let mut lowered: Vec<IdVec<PassId, Lowered>> = Vec::with_capacity(fused.len());
     for entry in &fused {
@@ -174,7 +176,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         profile: job.profile,
         max_submit_ms: job.max_submit_ms,
         params: params(&loaded, &fused),
-        source_hash: source_hash(job, map),
+        source_hash: source_hash(job, map, &graphs),
         sources: map,
     })?;
     said.warnings.extend(warnings);
@@ -240,7 +242,7 @@ fn params(loaded: &text::Loaded, fused: &[Fused]) -> BTreeMap<String, crate::exp
 }
 
 /// A hash over every text that was read and every number that was given.
-fn source_hash(job: &Job<'_>, map: &SourceMap) -> [u8; 32] {
+fn source_hash(job: &Job<'_>, map: &SourceMap, graphs: &[&Graph]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let mut add = |part: &str| {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -256,6 +258,12 @@ fn source_hash(job: &Job<'_>, map: &SourceMap) -> [u8; 32] {
         "{:?} {:?} {:?}",
         job.fusion, job.variants, job.max_submit_ms
     ));
+    // Native types come from a checkpoint.
+    for graph in graphs {
+        for weight in graph.values.iter().filter(|value| value.recipe.is_some()) {
+            add(weight.dtype.name());
+        }
+    }
     *hasher.finalize().as_bytes()
 }
 

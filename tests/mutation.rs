@@ -403,3 +403,77 @@ fn a_message_names_both_sides() {
     );
     assert!(pass.contains("arena"), "{pass}");
 }
+
+/// One pass that reads an input and writes an output, both with a slot for each parity.
+///
+/// ```text
+///   x ── double ── y        round 1, round 2, .. of one submit share the slots
+/// ```
+fn rounds(repeat: u32) -> graphc::graph::Graph {
+    let mut b = Builder::new("rounds");
+    b.graph.repeat = repeat;
+    let x = b.value("x", Class::Input, 64);
+    let y = b.transient("y", 64);
+    b.pass("double", &[x], &[y], false);
+    b.output(y);
+    b.graph
+}
+
+#[test]
+fn a_second_round_meets_the_first_at_the_same_parity() {
+    let plan = plan(&[rounds(2)]);
+    assert_eq!(barriers(&plan, 0), [(0, Barrier::Memory)]);
+    verify(&plan).unwrap();
+    let mut weaker = plan.clone();
+    weaker.entries[0].steps[0] = Step::Barrier(Barrier::Execution);
+    rejected(&weaker, &[Rule::Order], "a weak barrier between rounds");
+    let mut without = plan.clone();
+    without.entries[0].steps.remove(0);
+    rejected(&without, &[Rule::Order], "no barrier between rounds");
+    let mut once = plan;
+    once.entries[0].repeat = 1;
+    assert!(verify_against(&rounds(2), &once.entries[0]).is_err());
+    once.entries[0].repeat = 0;
+    rejected(&once, &[Rule::Shape], "no round at all");
+}
+
+#[test]
+fn a_carry_does_not_turn_between_rounds() {
+    let mut b = Builder::new("carried");
+    let next = b.transient("next", 64);
+    let old = b.value("old", Class::Carry { next }, 64);
+    let y = b.transient("y", 64);
+    b.pass("step", &[old], &[next], false);
+    b.pass("show", &[next], &[y], false);
+    b.output(y);
+    let mut plan = plan(&[b.graph]);
+    verify(&plan).unwrap();
+    plan.entries[0].repeat = 2;
+    let violations = verify(&plan).unwrap_err();
+    assert!(
+        violations.iter().any(|v| v.rule == Rule::Steps),
+        "{violations:#?}"
+    );
+}
+
+#[test]
+fn rounds_are_cut_where_a_submit_would_last_too_long() {
+    let profile = planning::profile();
+    let long = planning::plan_within(&[rounds(3)], &profile, Some(1e-3));
+    let entry = &long.entries[0];
+    assert_eq!(
+        entry.steps[..2],
+        [Step::Cut, Step::Barrier(Barrier::Memory)]
+    );
+    let cuts = entry.recording().filter(|step| **step == Step::Cut).count();
+    let runs = entry
+        .recording()
+        .filter(|step| matches!(step, Step::Dispatch(_)))
+        .count();
+    assert_eq!((cuts, runs, entry.stats.submits), (2, 3, 3));
+    assert_eq!(
+        entry.recording().last(),
+        Some(&Step::Barrier(Barrier::Host))
+    );
+    verify(&long).unwrap();
+}

@@ -14,6 +14,7 @@ mod fuse;
 mod infer;
 mod order;
 mod recipe;
+mod share;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -27,10 +28,11 @@ use crate::kernel::{Access, Binding};
 use crate::span::Span;
 
 pub use check::check;
-pub use expand::{Request, expand};
+pub use expand::{NativeTypes, Request, expand};
 pub use flat::Flat;
 pub use fuse::{FuseOptions, fuse};
 pub use infer::infer;
+pub use share::share_weights;
 pub use stages::{Checked, Fired, Fused, Typed};
 
 /// Where a pass or value comes from.

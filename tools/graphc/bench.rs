@@ -188,6 +188,7 @@ fn compiled(args: &Args, folder: Option<&Path>, context: &Context) -> Result<Pla
         set: args.set.clone(),
         entry,
         dtype: args.dtype.clone(),
+        weights: None,
         no_fusion: args.no_fusion.clone(),
     };
     let requests = wanted.requests()?;

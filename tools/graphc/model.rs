@@ -100,6 +100,7 @@ impl Model {
             dtypes: ["act", "weight"]
                 .map(|alias| (alias.to_string(), dtype))
                 .into(),
+            native: None,
         };
         let off: BTreeSet<String> = args.no_fusion.iter().cloned().collect();
         let fusion = FuseOptions {

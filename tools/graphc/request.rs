@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
 use graphc::expr::Value;
-use graphc::graph::{FuseOptions, Request};
+use graphc::graph::{FuseOptions, NativeTypes, Request};
 use graphc::model::hub;
 use graphc::model::metadata::ModelMetadata;
 use graphc::span::SourceMap;
+use graphc::weights::Checkpoint;
 
 use crate::failure::Failure;
 
@@ -31,6 +32,9 @@ pub struct GraphArgs {
     /// Element type of activations and weights
     #[arg(long, value_name = "TYPE", env = "GRAPHC_DTYPE", hide_env_values = true, value_parser = ["f32", "f16"])]
     pub dtype: Option<String>,
+    /// Element type of weights: what the checkpoint has (native), or one type for all; `--dtype` when missing
+    #[arg(long, value_name = "TYPE", value_parser = ["native", "f32", "f16", "int8", "int4"])]
+    pub weights: Option<String>,
     /// Switch a fusion rule off; `all` switches every rule off [repeatable]
     #[arg(long = "no-fusion", value_name = "RULE")]
     pub no_fusion: Vec<String>,
@@ -84,6 +88,15 @@ impl GraphArgs {
         {
             base.dtypes = BTreeMap::from([("act".into(), dtype), ("weight".into(), dtype)]);
         }
+        match self.weights.as_deref() {
+            Some("native") => base.native = self.native()?,
+            Some(name) => {
+                let dtype = DType::ALL.into_iter().find(|dtype| dtype.name() == name);
+                base.dtypes
+                    .extend(dtype.map(|dtype| ("weight".into(), dtype)));
+            }
+            None => {}
+        }
         if self.entry.is_empty() {
             return Ok(vec![base]);
         }
@@ -98,6 +111,19 @@ impl GraphArgs {
             },
         });
         Ok(entries.collect())
+    }
+
+    /// The types of the model's own tensors; without a model there are none.
+    fn native(&self) -> Result<Option<NativeTypes>, Failure> {
+        let Some(model) = &self.model else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::open(&model_folder(model, false)?).map_err(|error| {
+            Failure::Diagnosed(Diagnostics::from(error.diagnostic()), SourceMap::default())
+        })?;
+        Ok(Some(NativeTypes::new(move |recipe| {
+            checkpoint.native_dtype(recipe)
+        })))
     }
 
     /// The rules to leave out.

@@ -11,9 +11,12 @@ mod params;
 mod recipe;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 pub(super) use body::expanded_from;
 
+use super::Recipe;
 use super::flat::Flat;
 use super::order;
 use crate::diag::Diagnostics;
@@ -33,8 +36,33 @@ pub struct Request {
     pub entry: Option<String>,
     /// Variable dims of the entry.
     pub dims: BTreeMap<String, i64>,
-    /// Replacements of element type aliases (`--dtype`).
+    /// Replacements of element type aliases (`--dtype`, `--weights`).
     pub dtypes: BTreeMap<String, DType>,
+    /// Gives each weight of the alias `weight` a type of its own (`--weights native`).
+    pub native: Option<NativeTypes>,
+}
+
+/// Finds the element type in which a weight keeps what the checkpoint's tensors have; `None` if it does not know
+/// better than the alias.
+#[derive(Clone)]
+pub struct NativeTypes(Arc<dyn Fn(&Recipe) -> Option<DType> + Send + Sync>);
+
+impl NativeTypes {
+    /// The types that `find` gives.
+    pub fn new(find: impl Fn(&Recipe) -> Option<DType> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    /// The type of the weight that `recipe` makes.
+    pub fn of(&self, recipe: &Recipe) -> Option<DType> {
+        (self.0)(recipe)
+    }
+}
+
+impl fmt::Debug for NativeTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NativeTypes")
+    }
 }
 
 impl Request {
@@ -70,7 +98,7 @@ pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
         inputs: vec![],
         outputs: vec![],
     };
-    order::order(body::unroll(loaded, flat)?)
+    order::order(body::unroll(loaded, request, flat)?)
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use super::{Problem, Unroller};
 use crate::codes::graph as codes;
 use crate::diag::Diagnostic;
 use crate::dtype::{DType, GROUP};
-use crate::graph::Origin;
 use crate::graph::expand::eval::{self, Scope};
 use crate::graph::expand::{params, recipe};
 use crate::graph::flat::{Declared, FlatKind, FlatPass, FlatValue, Setting};
+use crate::graph::{Origin, Recipe};
 use crate::ids::ValueId;
 use crate::text::ast::{Map, Name, PassItem, StateItem, TensorDecl, ViewItem, WeightItem};
 
@@ -91,8 +91,10 @@ impl<'a> Unroller<'a> {
         if !eval::holds(item.when.as_ref(), &frame.env)? {
             return self.bind(frame, &item.name, Bound::Absent);
         }
-        let declared = self.declared(&item.dtype, &item.shape, &frame.env)?;
         let recipe = recipe::resolve(&item.from, &frame.env)?;
+        let mut declared = self.sizes(&item.shape, &frame.env)?;
+        declared.dtype = self.weight_dtype(&item.dtype, &declared.shape, &recipe)?;
+        check_bytes(&declared, &item.shape)?;
         let key = format!("{} {:?} {recipe:?}", declared.dtype, declared.shape);
         let value = match self.weights.get(&key) {
             Some(value) => {
@@ -238,40 +240,37 @@ impl<'a> Unroller<'a> {
         shape: &[Name],
         env: &Scope,
     ) -> Result<Declared, Problem> {
-        let dtype = self.dtype(dtype)?;
-        let sizes = shape
-            .iter()
-            .map(|size| eval::size(size, env))
-            .collect::<Result<Vec<_>, _>>()?;
-        let uneven = sizes.last().is_some_and(|row| !row.is_multiple_of(GROUP));
-        if dtype.is_block()
-            && uneven
-            && let Some(last) = shape.last()
-        {
-            let message = format!(
-                "{dtype} has groups of {GROUP} elements, rows of `{}` do not divide",
-                last.value
-            );
-            return Err(Diagnostic::error(codes::BAD_SIZE, message)
-                .at(last.span, "")
-                .into());
-        }
-        if dtype.size_of(&sizes).is_none()
-            && let Some(first) = shape.first()
-        {
-            let factors: Vec<String> = sizes.iter().map(u64::to_string).collect();
-            let message = format!(
-                "a tensor of {} elements of {dtype} has more than 2^64 bytes",
-                factors.join(" * ")
-            );
-            return Err(Diagnostic::error(codes::BAD_SIZE, message)
-                .at(first.span, "")
-                .into());
-        }
+        let mut declared = self.sizes(shape, env)?;
+        declared.dtype = self.dtype(dtype)?;
+        check_bytes(&declared, shape)?;
+        Ok(declared)
+    }
+
+    /// A declaration whose element type is still open.
+    fn sizes(&self, shape: &[Name], env: &Scope) -> Result<Declared, Problem> {
         Ok(Declared {
-            dtype,
-            shape: sizes,
+            dtype: DType::U8,
+            shape: shape
+                .iter()
+                .map(|size| eval::size(size, env))
+                .collect::<Result<_, _>>()?,
             text: shape.iter().map(|size| size.value.clone()).collect(),
+        })
+    }
+
+    /// The element type of a weight. What the alias `weight` asks for is a wish: the checkpoint's own type may come
+    /// first, and lists and rows that are no whole number of groups have no block format.
+    fn weight_dtype(&self, name: &Name, shape: &[u64], recipe: &Recipe) -> Result<DType, Problem> {
+        let dtype = self.dtype(name)?;
+        if name.value != "weight" {
+            return Ok(dtype);
+        }
+        let native = self.native.and_then(|native| native.of(recipe));
+        let wanted = native.unwrap_or(dtype);
+        let grouped = shape.len() > 1 && shape.last().is_some_and(|row| row.is_multiple_of(GROUP));
+        Ok(match wanted.is_block() && !grouped {
+            true => DType::F16,
+            false => wanted,
         })
     }
 
@@ -303,5 +302,40 @@ impl<'a> Unroller<'a> {
             self.flat.values[self.flat.root(value)].kind,
             FlatKind::State(_)
         )
+    }
+}
+
+/// A tensor's bytes are counted in 64 bits, and groups of a block format lie in rows.
+fn check_bytes(declared: &Declared, shape: &[Name]) -> Result<(), Problem> {
+    let Declared {
+        dtype,
+        shape: sizes,
+        ..
+    } = declared;
+    let uneven = sizes.last().is_some_and(|row| !row.is_multiple_of(GROUP));
+    if dtype.is_block()
+        && uneven
+        && let Some(last) = shape.last()
+    {
+        let message = format!(
+            "{dtype} has groups of {GROUP} elements, rows of `{}` do not divide",
+            last.value
+        );
+        return Err(Diagnostic::error(codes::BAD_SIZE, message)
+            .at(last.span, "")
+            .into());
+    }
+    match shape.first() {
+        Some(first) if dtype.size_of(sizes).is_none() => {
+            let factors: Vec<String> = sizes.iter().map(u64::to_string).collect();
+            let message = format!(
+                "a tensor of {} elements of {dtype} has more than 2^64 bytes",
+                factors.join(" * ")
+            );
+            Err(Diagnostic::error(codes::BAD_SIZE, message)
+                .at(first.span, "")
+                .into())
+        }
+        _ => Ok(()),
     }
 }

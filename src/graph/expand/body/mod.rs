@@ -7,6 +7,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::names::{Bound, Frame, break_names};
+use super::{NativeTypes, Request};
 use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::flat::{Flat, FlatKind, FlatValue};
@@ -33,6 +34,7 @@ type Problem = Box<Diagnostic>;
 
 struct Unroller<'a> {
     blocks: BTreeMap<&'a str, &'a Block>,
+    native: Option<&'a NativeTypes>,
     flat: Flat,
     problems: Diagnostics,
     /// Codes and places already reported: a mistake in a layer is one mistake, not twelve.
@@ -49,7 +51,7 @@ struct Unroller<'a> {
 }
 
 /// Unrolls the graph's body into `flat`, which brings the environment.
-pub(super) fn unroll(loaded: &Loaded, flat: Flat) -> Result<Flat, Diagnostics> {
+pub(super) fn unroll(loaded: &Loaded, request: &Request, flat: Flat) -> Result<Flat, Diagnostics> {
     let graph = &loaded.graph;
     let mut unroller = Unroller {
         blocks: loaded
@@ -57,6 +59,7 @@ pub(super) fn unroll(loaded: &Loaded, flat: Flat) -> Result<Flat, Diagnostics> {
             .iter()
             .map(|block| (block.name.value.as_str(), block))
             .collect(),
+        native: request.native.as_ref(),
         flat,
         problems: Diagnostics::default(),
         reported: BTreeSet::new(),
