@@ -267,8 +267,9 @@ fn source_hash(job: &Job<'_>, map: &SourceMap, graphs: &[&Graph]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The independent proof. A plan that fails it is a mistake of the compiler, never of the user; it is refused.
-fn prove(plan: &Plan, graphs: &[&Graph]) -> Result<(), Diagnostics> {
+/// The independent proof, against the plan's own words and the graphs of its entries. A plan that fails it is a mistake
+/// of the compiler, never of the user; it is refused.
+pub fn prove(plan: &Plan, graphs: &[&Graph]) -> Result<(), Diagnostics> {
     let mut violations = plan::verify::verify(plan).err().unwrap_or_default();
     for (graph, entry) in graphs.iter().zip(&plan.entries) {
         violations.extend(

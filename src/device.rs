@@ -21,17 +21,20 @@ pub enum Feature {
     Subgroup32,
     /// KHR cooperative matrix, f16 inputs, f32 accumulator, 16x16x16, subgroup scope.
     CoopmatF16,
+    /// Broadcasts within a subgroup in compute shaders.
+    SubgroupBroadcast,
 }
 
 impl Feature {
     /// Every feature, in the order in which lists show them.
-    pub const ALL: [Feature; 6] = [
+    pub const ALL: [Feature; 7] = [
         Feature::StorageF16,
         Feature::ArithmeticF16,
         Feature::StorageI8,
         Feature::SubgroupArithmetic,
         Feature::Subgroup32,
         Feature::CoopmatF16,
+        Feature::SubgroupBroadcast,
     ];
 
     /// The name in manifests and profiles.
@@ -43,6 +46,7 @@ impl Feature {
             Feature::SubgroupArithmetic => "subgroup_arithmetic",
             Feature::Subgroup32 => "subgroup32",
             Feature::CoopmatF16 => "coopmat_f16",
+            Feature::SubgroupBroadcast => "subgroup_broadcast",
         }
     }
 
@@ -64,6 +68,9 @@ impl Feature {
             }
             Feature::CoopmatF16 => {
                 "matrix units stay idle: f16 matrix products run several times slower than this class of hardware could"
+            }
+            Feature::SubgroupBroadcast => {
+                "kernels for CPUs are left out; the plain ones run instead, several times slower there"
             }
         }
     }

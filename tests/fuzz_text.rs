@@ -1,12 +1,18 @@
-//! Damaged graph files: whatever a file says, nothing panics and memory stays bounded. Runs for `FUZZ_MS`
-//! milliseconds (2000 unless set) over mutations of the real files, with a fixed seed.
+//! Damaged graph, block, fusion and manifest files: whatever a file says, no stage up to fuse panics or hangs, and memory
+//! stays bounded. Runs for `FUZZ_MS` milliseconds (3000 unless set) over mutations of the real files, with a fixed
+//! seed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use graphc::diag::Diagnostics;
+use graphc::dtype::DType;
+use graphc::graph::{self, FuseOptions, Request};
+use graphc::kernel::{self, Library};
 use graphc::sources::FsSources;
 use graphc::span::{SourceMap, Sources as _};
 use graphc::text;
@@ -55,6 +61,13 @@ const SPLINTERS: &[&str] = &[
     "{l}",
     "{",
     "Pass(",
+    "ceil(m / 4)",
+    "m...",
+    "in_place: \"x\"",
+    "absent: [\"bias\"]",
+    "Read(of: \"A\", shape: [\"n\"]),",
+    "Cast(name: \"c\", of: \"h\")",
+    "heads",
     "Repeat(index: \"i\", count: \"4294967295\", body: [",
     "Use(block: \"bert_layer\")",
     "View(name: \"v\", of: \"h\", shape: [\"9223372036854775807\", \"2\"])",
@@ -69,7 +82,9 @@ fn mutate(text: &str, random: &mut Random) -> String {
     for _ in 0..1 + random.below(3) {
         let at = random.below(bytes.len() + 1);
         let to = (at + random.below(60)).min(bytes.len());
-        match random.below(5) {
+        match random.below(8) {
+            // Half of the time a text in quotes becomes another of the file: what is left can still be read.
+            4.. => another_text(&mut bytes, random),
             0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
             1 => drop(bytes.drain(at..to)),
             2 => {
@@ -77,7 +92,7 @@ fn mutate(text: &str, random: &mut Random) -> String {
                 let target = random.below(bytes.len() + 1);
                 bytes.splice(target..target, piece);
             }
-            3 => bytes.truncate(at),
+            3 if random.below(4) == 0 => bytes.truncate(at),
             _ => {
                 let splinter = SPLINTERS[random.below(SPLINTERS.len())];
                 bytes.splice(at..at, splinter.bytes());
@@ -85,6 +100,19 @@ fn mutate(text: &str, random: &mut Random) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Puts one text in quotes where another one is.
+fn another_text(bytes: &mut Vec<u8>, random: &mut Random) {
+    let quotes: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'"').collect();
+    let texts = quotes.as_chunks::<2>().0;
+    if texts.is_empty() {
+        return;
+    }
+    let [start, end] = texts[random.below(texts.len())];
+    let text = bytes[start..end].to_vec();
+    let [start, end] = texts[random.below(texts.len())];
+    bytes.splice(start..end, text);
 }
 
 /// Most memory that this process ever had, where the system tells.
@@ -108,42 +136,69 @@ impl Drop for SayOnPanic<'_> {
 fn damaged_graph_files_never_panic() {
     let disk = FsSources::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources: BTreeMap<String, String> = BTreeMap::new();
-    for folder in ["graphs/models", "graphs/blocks", "graphs/fusions"] {
+    for folder in [
+        "graphs/models",
+        "graphs/blocks",
+        "graphs/fusions",
+        "shaders",
+    ] {
         for path in disk.list(folder).unwrap() {
             let text = disk.read(&path).unwrap();
             sources.insert(path, text);
         }
     }
-    assert!(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("graphs/models/bert.ron")
-            .exists()
-    );
     let budget = std::env::var("FUZZ_MS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(2_000);
+        .unwrap_or(3_000);
     let end = Instant::now() + Duration::from_millis(budget);
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let paths: Vec<String> = sources.keys().cloned().collect();
     let before = peak_kib();
     let (mut runs, mut rejected) = (0, 0);
+    let mut reached = [0; Stage::ALL];
+    let library = kernel::load(&sources, &mut SourceMap::default()).unwrap();
+    // The largest request of a real use: many passes, sizes near the limits.
+    let models: Vec<(&str, Request)> = support::tiny::tiny()
+        .map(|model| {
+            (
+                model.path,
+                support::tiny::request(&model.config, 8, 64, DType::F16),
+            )
+        })
+        .into();
     while Instant::now() < end {
-        let path = &paths[random.below(paths.len())];
+        // There are more manifests than graph files, and one that cannot be read ends a run early.
+        let kind = [
+            "graphs/models",
+            "graphs/blocks",
+            "graphs/fusions",
+            "shaders",
+        ][random.below(4)];
+        let of_kind: Vec<&String> = paths.iter().filter(|path| path.starts_with(kind)).collect();
+        let path = of_kind[random.below(of_kind.len())];
         let original = sources[path].clone();
         let damaged = mutate(&original, &mut random);
         sources.insert(path.clone(), damaged.clone());
         let _guard = SayOnPanic(path, &damaged);
         let mut map = SourceMap::default();
         runs += 1;
-        match text::load("graphs/models/bert.ron", &sources, &mut map) {
-            Ok(loaded) => stages(&loaded, &map),
-            Err(problems) => {
-                rejected += 1;
-                assert!(problems.has_errors());
-                assert!(!problems.render(&map, false).is_empty());
-            }
+        // A damaged graph is compiled itself; what graphs share, through any of them.
+        let (model, request) = models
+            .iter()
+            .find(|(model, _)| model == path)
+            .unwrap_or_else(|| &models[random.below(models.len())]);
+        let library = (!path.starts_with("shaders")).then_some(&library);
+        let clock = Instant::now();
+        let (stage, result) = stages(model, request, &sources, library, &mut map);
+        reached[stage as usize] += 1;
+        if let Err(problems) = result {
+            rejected += 1;
+            assert!(problems.has_errors());
+            assert!(!problems.render(&map, false).is_empty());
         }
+        let took = clock.elapsed();
+        assert!(took < Duration::from_secs(20), "took {took:?}");
         let mut map = SourceMap::default();
         let file = map.add("damaged.ron", damaged.as_str());
         if let Ok(printed) = text::print(file, &map) {
@@ -155,15 +210,60 @@ fn damaged_graph_files_never_panic() {
         }
         sources.insert(path.clone(), original);
     }
-    assert!(
-        runs > 20 && rejected > 0,
-        "{runs} runs, {rejected} rejected"
-    );
+    println!("{runs} runs, {rejected} rejected, ended in {reached:?}");
+    assert!(runs > 20 && rejected > 0);
+    // Every stage saw damage that the one before let through.
+    assert!(runs < 1000 || reached.iter().all(|count| *count > 0));
     if let (Some(before), Some(after)) = (before, peak_kib()) {
         let grown = after.saturating_sub(before);
         assert!(grown < 256 * 1024, "memory grew by {grown} KiB");
     }
 }
 
-/// The stages behind `text`, on a graph that could be read.
-fn stages(_loaded: &text::Loaded, _map: &SourceMap) {}
+/// Where a run ended.
+#[derive(Clone, Copy)]
+enum Stage {
+    Text,
+    Manifests,
+    Expand,
+    Infer,
+    Check,
+    Fuse,
+}
+
+impl Stage {
+    const ALL: usize = 6;
+}
+
+/// All stages up to fuse, with this library or the one of `sources`.
+fn stages(
+    model: &str,
+    request: &Request,
+    sources: &BTreeMap<String, String>,
+    library: Option<&Library>,
+    map: &mut SourceMap,
+) -> (Stage, Result<(), Diagnostics>) {
+    macro_rules! attempt {
+        ($stage:ident, $result:expr) => {
+            match $result {
+                Ok(made) => made,
+                Err(problems) => return (Stage::$stage, Err(problems)),
+            }
+        };
+    }
+    let loaded = attempt!(Text, text::load(model, sources, map));
+    let damaged;
+    let library = match library {
+        Some(library) => library,
+        None => {
+            damaged = attempt!(Manifests, kernel::load(sources, map));
+            &damaged
+        }
+    };
+    let flat = attempt!(Expand, graph::expand(&loaded, request));
+    assert!(!flat.dump().is_empty());
+    let typed = attempt!(Infer, graph::infer(flat, library));
+    let checked = attempt!(Check, graph::check(typed));
+    let fused = graph::fuse(checked, &loaded.fusions, library, &FuseOptions::default());
+    (Stage::Fuse, fused.map(drop))
+}

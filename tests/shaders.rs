@@ -484,14 +484,19 @@ fn a_shader_that_lies_is_refused() {
         (
             "uint i =",
             "if (subgroupBallot(true).x == 0) return; uint i =",
-            "it declares GroupNonUniformBallot, which no feature of a manifest brings",
+            "it declares GroupNonUniformBallot, but `needs` lacks `subgroup_broadcast`",
+        ),
+        (
+            "uint i =",
+            "if (subgroupAll(false)) return; uint i =",
+            "it declares GroupNonUniformVote, which no feature of a manifest brings",
         ),
     ];
     for (from, to, message) in cases {
         assert!(COPY_SHADER.contains(from), "{from}");
         let mut shader = COPY_SHADER.replace(from, to);
         if to.contains("subgroup") {
-            let head = "#version 460\n#extension GL_KHR_shader_subgroup_arithmetic : require\n#extension GL_KHR_shader_subgroup_ballot : require\n";
+            let head = "#version 460\n#extension GL_KHR_shader_subgroup_arithmetic : require\n#extension GL_KHR_shader_subgroup_ballot : require\n#extension GL_KHR_shader_subgroup_vote : require\n";
             shader = shader.replace("#version 460\n", head);
         }
         if to.contains("EXTRA") {
@@ -590,8 +595,30 @@ fn the_worked_example_runs() {
     let mut interpreter = Interpreter::new(&plan, |_| vec![]).unwrap();
     let got = interpreter.run(&plan.entries[0].name, 0, &inputs).unwrap();
     let decoded = |name: &str| decode(DType::F32, &got[name]).unwrap();
-    assert_eq!(decoded("a"), [1.0, -4.0, 6.0, -1.0, 10.0, -7.0]);
-    assert_eq!(decoded("b"), x.map(|v| -0.5 * v));
+    let wanted = [
+        ("a", [1.0, -4.0, 6.0, -1.0, 10.0, -7.0]),
+        ("b", x.map(|v| -0.5 * v)),
+    ];
+    for (name, wanted) in wanted {
+        assert_eq!(decoded(name), wanted);
+    }
+    #[cfg(feature = "gpu")]
+    {
+        // The plan above is for a device as data; this one is for the device that is here.
+        let (device, request) = (support::gpu::profile(), [Request::default()]);
+        let mut job = Job::new("case.ron", &sources, &device, &request);
+        let plan = support::gpu::build(&mut job).unwrap();
+        let mut session = support::gpu::OnDevice::open(&plan, |_| vec![]);
+        let ticket = session.submit(0, &inputs);
+        let got = session.wait(0, ticket);
+        for (name, wanted) in wanted {
+            assert_eq!(
+                decode(DType::F32, &got[name]).unwrap(),
+                wanted,
+                "{name} on the device"
+            );
+        }
+    }
 }
 
 #[test]

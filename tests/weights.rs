@@ -7,6 +7,7 @@ mod model_files;
 use std::path::Path;
 use std::time::SystemTime;
 
+use graphc::diag::Diagnostic;
 use graphc::dtype::DType;
 use graphc::graph::Recipe;
 use graphc::plan::Plan;
@@ -191,6 +192,45 @@ fn folders_without_a_checkpoint() {
     message("G0601_only_pickle", folder.path());
     std::fs::create_dir(folder.path().join("model.safetensors")).unwrap();
     message("G0601_not_a_file", folder.path());
+}
+
+/// Weights that are too large to be held without their file need a place for it. The checkpoint is sparse.
+#[test]
+fn no_place_for_the_packed_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, columns) = (1_u64 << 19, 1_u64 << 10);
+    let header = format!(
+        r#"{{"w":{{"dtype":"F32","shape":[{rows},{columns}],"data_offsets":[0,{}]}}}}"#,
+        4 * rows * columns
+    );
+    put(folder.path(), "model.safetensors", raw(&header, 0));
+    let file = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("model.safetensors"));
+    let file = file.unwrap();
+    let start = file.metadata().unwrap().len();
+    file.set_len(start + 4 * rows * columns).unwrap();
+    put(folder.path(), "file", "a file where a folder should be");
+    let options = options(&folder.path().join("file/cache"));
+    let weights = ["a", "b"].map(|name| weight(name, DType::F32, &[rows, columns], tensor("w")));
+    let error = pack(&plan(weights.into()), folder.path(), &options).unwrap_err();
+    assert!(matches!(error, WeightError::Cache { .. }), "{error}");
+    let said = error.diagnostic();
+    // The name of the file is a hash over the plan and the checkpoint.
+    let path = error.to_string();
+    let hash = path
+        .split("file/cache/")
+        .nth(1)
+        .unwrap()
+        .split('.')
+        .next()
+        .unwrap();
+    let said = Diagnostic::error(said.code, said.message.replace(hash, "HASH"));
+    assert_message(
+        "G0609_a_file_where_the_folder_should_be",
+        said,
+        folder.path(),
+    );
 }
 
 #[test]

@@ -82,3 +82,8 @@ fn the_least_integer_divides_without_a_panic() {
     assert!(int("ceil(pow(10, 300))").is_err());
     assert_eq!(int("ceil(2.5)"), Ok(3));
 }
+
+#[test]
+fn a_number_made_is_a_number_parsed() {
+    assert_eq!(Expr::int(128), Expr::parse("128").unwrap());
+}

@@ -2,6 +2,7 @@
 //! the work is linear in the text.
 
 use super::{FormulaError, MAX_DEPTH, MAX_TEXT};
+use crate::expr::number;
 
 /// `name[i<m, j<n] = body`.
 #[derive(Clone, Debug, PartialEq)]
@@ -323,22 +324,11 @@ impl Parser<'_> {
 
     fn number(&mut self) -> Result<Node, FormulaError> {
         let start = self.at;
-        let bytes = self.text.as_bytes();
-        let mut end = start;
-        while let Some(byte) = bytes.get(end) {
-            let sign =
-                matches!(byte, b'+' | b'-') && end > start && matches!(bytes[end - 1], b'e' | b'E');
-            // `0..n` is a range, not the number `0.`.
-            let dot = *byte == b'.' && bytes.get(end + 1) != Some(&b'.');
-            if !(byte.is_ascii_alphanumeric() || dot || sign) {
-                break;
-            }
-            end += 1;
-        }
-        self.at = end;
-        match self.text[start..end].parse::<f64>() {
-            Ok(value) if value.is_finite() => self.node(start, Kind::Number(value)),
-            _ => Err(self.error_at(start, "not a number")),
+        let (len, value) = number(&self.text[start..]);
+        self.at += len;
+        match value.and_then(|value| value.as_float()) {
+            Some(value) => self.node(start, Kind::Number(value)),
+            None => Err(self.error_at(start, "not a number")),
         }
     }
 

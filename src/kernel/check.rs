@@ -205,6 +205,7 @@ fn brought_by(capability: Capability) -> Option<&'static [Feature]> {
         Capability::GroupNonUniformArithmetic => {
             &[Feature::SubgroupArithmetic, Feature::Subgroup32]
         }
+        Capability::GroupNonUniformBallot => &[Feature::SubgroupBroadcast],
         Capability::GroupNonUniformShuffle => &[Feature::Subgroup32],
         Capability::CooperativeMatrixKHR => &[Feature::CoopmatF16],
         _ => return None,

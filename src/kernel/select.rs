@@ -554,3 +554,7 @@ fn glsl_type(dtype: DType) -> &'static str {
         DType::Int8 | DType::Int4 => "uvec4",
     }
 }
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

@@ -45,7 +45,15 @@ pub fn load(root: &str, sources: &dyn Sources, map: &mut SourceMap) -> Result<Lo
     };
     for include in &graph.include {
         if let Err(problems) = loader.include(include) {
+            let full = problems
+                .items()
+                .iter()
+                .any(|one| one.code == codes::TOO_BIG);
             loader.problems.extend(problems);
+            // Every further file would be one too many as well.
+            if full {
+                break;
+            }
         }
     }
     let Loader {

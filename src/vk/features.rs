@@ -225,6 +225,10 @@ fn features(
         (Feature::ArithmeticF16, enable.float16),
         (Feature::StorageI8, enable.storage_8 && enable.int8),
         (Feature::SubgroupArithmetic, operations.contains(arithmetic)),
+        (
+            Feature::SubgroupBroadcast,
+            operations.contains(vk::SubgroupFeatureFlags::BALLOT),
+        ),
         // Kernels for 32-wide subgroups exchange values between lanes.
         (
             Feature::Subgroup32,

@@ -302,7 +302,7 @@ impl<'a> Resolver<'a, '_> {
 
     fn tensor(&self, recipe: &Recipe, name: &str) -> Result<ResolvedRecipe<'a>, WeightError> {
         let Some(tensor) = self.checkpoint.tensor(name) else {
-            return Err(self.missing(format!("`{name}`"), self.checkpoint.nearest(name)));
+            return Err(self.missing(format!("tensor `{name}`"), self.checkpoint.nearest(name)));
         };
         if !tensor.dtype.readable() {
             return Err(self.error(
@@ -349,7 +349,7 @@ impl<'a> Resolver<'a, '_> {
             .first()
             .map_or(vec![], |name| self.checkpoint.nearest(name));
         let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-        Err(self.missing(format!("one of {}", names.join(", ")), nearest))
+        Err(self.missing(format!("one of the tensors {}", names.join(", ")), nearest))
     }
 
     /// Whether the checkpoint has every tensor that `recipe` needs.
@@ -463,7 +463,7 @@ impl<'a> Resolver<'a, '_> {
     fn missing(&self, wanted: String, nearest: Vec<String>) -> WeightError {
         WeightError::MissingTensor {
             weight: self.weight.to_string(),
-            wanted: format!("tensor {wanted}"),
+            wanted,
             folder: self.checkpoint.folder().to_path_buf(),
             nearest,
         }
