@@ -16,6 +16,10 @@ const uint LINE_M = TILE_M / 4 + 1;
 const uint LINE_N = TILE_N / 4 + 1;
 shared vec4 tile_x[TILE_K * LINE_M];
 shared vec4 tile_w[TILE_K * LINE_N];
+#if HAS_GAIN
+// Sums of squares of x: each element belongs to the invocation that loads that place of every tile.
+shared float squares[TILE_M * TILE_K / 4];
+#endif
 
 void main() {
     uint t = gl_LocalInvocationID.x;
@@ -26,12 +30,21 @@ void main() {
 
     // acc[i] holds row 4 * my_row + i, columns 4 * my_column ..
     vec4 acc[4] = vec4[4](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+#if HAS_GAIN
+    for (uint e = t; e < TILE_M * TILE_K / 4; e += LOCAL_X) {
+        squares[e] = 0.0;
+    }
+#endif
     for (uint k0 = 0; k0 < k; k0 += TILE_K) {
         barrier();
         for (uint e = t; e < TILE_M * TILE_K / 4; e += LOCAL_X) {
             uint row = e / (TILE_K / 4);
             uint k4 = e % (TILE_K / 4);
             vec4 v = load_x(first_row + row, k0 / 4 + k4);
+#if HAS_GAIN
+            squares[e] += dot(v, v);
+            v *= gain_inside(k0 / 4 + k4);
+#endif
             [[unroll]] for (uint i = 0; i < 4; i++) {
                 tile_x[(4 * k4 + i) * LINE_M + row / 4][row % 4] = v[i];
             }
@@ -54,7 +67,17 @@ void main() {
         }
     }
 
+#if HAS_GAIN
+    barrier();
+#endif
     [[unroll]] for (uint i = 0; i < 4; i++) {
+#if HAS_GAIN
+        float total = 0.0;
+        for (uint part = 0; part < TILE_K / 4; part++) {
+            total += squares[(4 * my_row + i) * (TILE_K / 4) + part];
+        }
+        acc[i] *= rms_scale(total);
+#endif
         finish(first_row + 4 * my_row + i, first_column + 4 * my_column, acc[i]);
     }
 #if HAS_NORM_WEIGHT

@@ -13,11 +13,11 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use graphc::device::DeviceProfile;
+use graphc::device::{DeviceProfile, Feature};
 use graphc::dtype::DType;
 use graphc::expr::{Expr, Value};
 use graphc::formula::{decode, encode};
-use graphc::kernel::{Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
+use graphc::kernel::{Access, Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
 use support::gpu::{self, OnDevice};
 use support::random::Random;
 
@@ -176,7 +176,34 @@ fn embed_sum() {
         let all = ["position", "positions", "kind", "norm_weight", "norm_bias"];
         cases.push(sizes.float("eps", 1e-5).bind(&all));
     }
+    let grouped = Case::new(&[("m", 37), ("d", 96), ("v", 21), ("p", 7), ("t", 2)]);
+    let grouped = grouped.float("scale", 3.5);
+    cases.push(grouped.clone());
+    cases.push(
+        grouped
+            .clone()
+            .bind(&["position", "positions", "kind", "norm_weight"]),
+    );
+    // A part of a table of 60 rows: the first, and one that leaves the rows of others as they are.
+    cases.push(grouped.clone().int("rows", 60));
+    cases.push(
+        grouped
+            .int("rows", 60)
+            .int("first", 20)
+            .bind(&["into", "kind"]),
+    );
     run("embed_sum", &cases, &SUMS);
+}
+
+#[test]
+fn rms_norm() {
+    let mut cases = Vec::new();
+    for (m, n) in [(1, 5), (3, 384), (7, 1001), (2, 2100)] {
+        let case = Case::new(&[("m", m), ("n", n)]);
+        cases.push(case.clone().float("eps", 1e-5));
+        cases.push(case.bind(&["residual"]));
+    }
+    run("rms_norm", &cases, &SUMS);
 }
 
 #[test]
@@ -336,6 +363,85 @@ fn linear_rows_are_finished_by_the_last_workgroup() {
     run("linear", &cases, &SUMS);
 }
 
+/// Sizes that block formats allow: rows of one group, of an odd number of groups, of more than one step of a workgroup.
+const GROUPED: [(i64, i64, i64); 7] = [
+    (1, 32, 5),
+    (1, 4160, 33),
+    (2, 96, 130),
+    (5, 1056, 24),
+    (8, 544, 68),
+    (19, 288, 71),
+    (33, 64, 96),
+];
+
+#[test]
+fn linear_block_formats_and_gain() {
+    let mut cases = Vec::new();
+    for (m, k, n) in GROUPED {
+        let case = Case::new(&[("m", m), ("k", k), ("n", n)]).float("eps", 1e-5);
+        cases.push(case.clone());
+        cases.push(case.bind(&["gain"]));
+    }
+    let odd = Case::new(&[("m", 3), ("k", 45), ("n", 17)]).float("eps", 1e-5);
+    cases.push(odd.bind(&["gain", "bias", "residual"]));
+    run("linear", &cases, &SUMS);
+}
+
+#[test]
+fn linear_epilogues_of_decoders() {
+    let mut cases = Vec::new();
+    for (m, k, n) in [(1, 256, 96), (4, 96, 72), (21, 64, 132)] {
+        let case = Case::new(&[("m", m), ("k", k), ("n", n)]).float("eps", 1e-5);
+        for act in ["swiglu", "geglu_tanh"] {
+            cases.push(case.clone().choice("act", act).bind(&["gain"]));
+        }
+        cases.push(case.clone().bind(&["residual"]));
+        // A part of the columns of a wider product, first and later.
+        let part = case.int("columns", 190);
+        cases.push(
+            part.clone()
+                .int("column", 37)
+                .bind(&["into", "bias", "residual"]),
+        );
+        let part = part.choice("act", "swiglu");
+        cases.push(part.int("column", 3).bind(&["into", "gain"]));
+    }
+    run("linear", &cases, &SUMS);
+}
+
+/// Queries to y, turned keys and values into the cache: several sequences, several rows a sequence, rows without a
+/// token and past the end of the context.
+#[test]
+fn linear_appends_to_the_cache() {
+    let mut cases = Vec::new();
+    for (m, b, heads, kv_heads, head_dim) in [
+        (1, 1, 2, 1, 32),
+        (4, 4, 3, 2, 10),
+        (6, 2, 1, 1, 64),
+        (33, 1, 4, 2, 16),
+    ] {
+        let n = (heads + 2 * kv_heads) * head_dim;
+        let case = Case::new(&[("m", m), ("k", 96), ("n", n), ("b", b)]);
+        let mut case = case
+            .int("rope_heads", heads + kv_heads)
+            .int("rope_head_dim", head_dim)
+            .float("rope_theta", 500.0)
+            .float("eps", 1e-5);
+        for (dim, size) in [
+            ("slots_n", 5),
+            ("kv_heads", kv_heads),
+            ("ctx", 40),
+            ("head_dim", head_dim),
+        ] {
+            case.dims.insert(dim.into(), size);
+        }
+        let case = case.bind(&["positions", "slots", "k_cache", "v_cache"]);
+        cases.push(case.clone().float("rope_scale", 0.125));
+        cases.push(case.bind(&["gain", "rope_factors", "bias"]));
+    }
+    run("linear", &cases, &ANGLES);
+}
+
 /// No manifest without a test, and none that nobody runs.
 #[test]
 fn every_kernel_has_its_cases() {
@@ -352,6 +458,7 @@ fn every_kernel_has_its_cases() {
         "layer_norm",
         "linear",
         "pool",
+        "rms_norm",
         "rope",
         "rope_append",
         "sample",
@@ -371,8 +478,9 @@ fn run(kernel: &str, cases: &[Case], tolerance: &Tolerance) {
     let mut random = Random::from_env(kernel);
     let mut tested = 0;
     for (turn, types) in assignments(manifest).into_iter().enumerate() {
-        let full = full() || types.values().all(|dtype| *dtype == DType::F32);
-        let mine = |at: usize| full || cases.len() < 18 || at % 4 == turn % 4;
+        let full = full() || turn == 0;
+        let parts = assignments(manifest).len().max(4);
+        let mine = |at: usize| full || cases.len() < 18 || at % parts == turn % parts;
         let cases: Vec<Case> = (0..cases.len())
             .filter(|at| mine(*at))
             .map(|at| cases[at].clone())
@@ -404,6 +512,9 @@ fn views(variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
     let mut views = vec![device.clone()];
     let constants = variant.spec.iter().map(|constant| &constant.default);
     let by_subgroup = |expr: &Expr| expr.to_string().contains("subgroup_size");
+    if variant.needs.contains(&Feature::SubgroupArithmetic) {
+        return views;
+    }
     if device.limits.subgroup_size < 32 && constants.chain(&variant.when).any(by_subgroup) {
         let mut other = device.clone();
         other.limits.subgroup_size = 32;
@@ -417,7 +528,7 @@ fn full() -> bool {
     std::env::var_os("GRAPHC_TEST_FULL").is_some()
 }
 
-/// Every way to give the type variables a type.
+/// Every way to give the type variables a type; of very many every second one, each type with each other still.
 fn assignments(manifest: &Manifest) -> Vec<BTreeMap<String, DType>> {
     let mut all = vec![BTreeMap::new()];
     for (variable, types) in &manifest.types {
@@ -431,6 +542,18 @@ fn assignments(manifest: &Manifest) -> Vec<BTreeMap<String, DType>> {
                 })
             })
             .collect();
+    }
+    if all.len() > 8 {
+        let number = |one: &BTreeMap<String, DType>| -> usize {
+            let at = |(name, dtype): (&String, &DType)| {
+                manifest.types[name]
+                    .iter()
+                    .position(|other| other == dtype)
+                    .unwrap()
+            };
+            one.iter().map(at).sum()
+        };
+        all.retain(|one| number(one) % 2 == 0);
     }
     all
 }
@@ -484,10 +607,16 @@ fn run_variant(
     }
     let ticket = on_device.submit(0, &last);
     let got = on_device.wait(0, ticket);
-    let want = gpu::run_interpreter(&plan, |_| vec![], &last);
+    let runs: &[_] = match graph.has_state {
+        true => &[&first, &second, &last],
+        false => &[&last],
+    };
+    let want = gpu::run_interpreter_often(&plan, |_| vec![], runs);
     let mut worst = 0_f64;
     for output in &graph.outputs {
-        let half = output.dtype != DType::F32 || types.values().any(|dtype| *dtype != DType::F32);
+        // What comes in is the same on both sides; activations may have been stored on the way.
+        let half =
+            output.dtype != DType::F32 || types.get("A").is_some_and(|dtype| *dtype != DType::F32);
         let limit = if half { tolerance.f16 } else { tolerance.f32 };
         let got = decode(output.dtype, &got[&output.name]).unwrap();
         let want = decode(output.dtype, &want[&output.name]).unwrap();
@@ -505,22 +634,20 @@ fn possible(
     case: &Case,
     device: &DeviceProfile,
 ) -> bool {
-    let mut env = environment(manifest, case);
+    let mut env = environment(manifest, case, types);
+    if !manifest
+        .require
+        .iter()
+        .all(|rule| rule.eval_bool(&env).unwrap())
+    {
+        return false;
+    }
     let limits = &device.limits;
     for (name, size) in [
         ("subgroup_size", limits.subgroup_size),
         ("compute_units", limits.compute_units.unwrap_or(0)),
     ] {
         env.insert(name.into(), Value::Int(size.into()));
-    }
-    env.extend(
-        types
-            .iter()
-            .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into()))),
-    );
-    for port in &manifest.ports {
-        let bound = !port.scratch && (!port.optional || case.bound.contains(&port.name));
-        env.insert(format!("has_{}", port.name), Value::Bool(bound));
     }
     let when = variant.when.as_ref();
     when.is_none_or(|when| when.eval_bool(&env).unwrap())
@@ -558,6 +685,8 @@ struct Text {
     text: String,
     inputs: Vec<Input>,
     outputs: Vec<Output>,
+    /// Whether runs depend on the runs before.
+    has_state: bool,
 }
 
 /// An input of the graph and what may stand in it.
@@ -598,11 +727,14 @@ impl Text {
             text: String::new(),
             inputs: vec![],
             outputs: vec![],
+            has_state: false,
         };
-        let mut body = String::new();
+        let (mut body, mut state) = (String::new(), String::new());
         for (index, case) in cases.iter().enumerate() {
-            let env = environment(manifest, case);
-            let (mut reads, mut writes) = (String::new(), String::new());
+            let env = environment(manifest, case, types);
+            let (mut reads, mut writes, mut before, mut after) = Default::default();
+            let (reads, writes): (&mut String, &mut String) = (&mut reads, &mut writes);
+            let (before, after): (&mut String, &mut String) = (&mut before, &mut after);
             for port in &manifest.ports {
                 if port.scratch || port.optional && !case.bound.contains(&port.name) {
                     continue;
@@ -613,12 +745,40 @@ impl Text {
                     PortType::Var(variable) => types[variable],
                 };
                 let shape = shape(port, &env);
+                let sizes: Vec<String> = shape.iter().map(|size| format!("\"{size}\"")).collect();
                 let list = if port.access.writes() {
-                    &mut writes
+                    &mut *writes
                 } else {
-                    &mut reads
+                    &mut *reads
                 };
-                write!(list, "\"{}\": \"{name}\", ", port.name).unwrap();
+                // State comes out as a copy. What is written in place of `into` is made and kept for this pass alone,
+                // as it is between the parts of a split product.
+                let local = match (port.access, port.name.as_str()) {
+                    (Access::ReadWrite, _) => format!("{name}_state"),
+                    (_, "into") => format!("{name}_part"),
+                    (_, "y") if case.bound.contains("into") => format!("{name}_whole"),
+                    _ => name.clone(),
+                };
+                write!(list, "\"{}\": \"{local}\", ", port.name).unwrap();
+                let copy = |from: &str, to: &str| {
+                    format!(
+                        "Pass(name: \"{to}_copy\", kernel: \"activation\", in: {{ \"x\": \"{from}\" }}, out: {{ \"y\": \"{to}\" }}, set: {{ \"kind\": \"'none'\" }}),\n"
+                    )
+                };
+                if port.access == Access::ReadWrite {
+                    graph.has_state = true;
+                    write!(
+                        state,
+                        "\"{local}\": Tensor(\"{dtype}\", [{}]), ",
+                        sizes.join(", ")
+                    )
+                    .unwrap();
+                }
+                if port.access.writes() && local != name {
+                    after.push_str(&copy(&local, &name));
+                } else if local != name {
+                    before.push_str(&copy(&name, &local));
+                }
                 if port.access.writes() {
                     graph.outputs.push(Output {
                         name,
@@ -652,7 +812,7 @@ impl Text {
                 .collect();
             writeln!(
                 body,
-                "Pass(name: \"c{index}\", kernel: \"{}\", in: {{ {reads} }}, out: {{ {writes} }}, set: {{ {} }}, types: {{ {} }}),",
+                "{before}Pass(name: \"c{index}\", kernel: \"{}\", in: {{ {reads} }}, out: {{ {writes} }}, set: {{ {} }}, types: {{ {} }}),\n{after}",
                 manifest.name,
                 set.join(", "),
                 types.join(", ")
@@ -682,7 +842,7 @@ impl Text {
             .map(|output| format!("\"{}\"", output.name))
             .collect();
         graph.text = format!(
-            "Graph(name: \"case\", inputs: {{ {} }}, body: [\n{body}], outputs: [{}])",
+            "Graph(name: \"case\", inputs: {{ {} }}, state: {{ {state} }}, body: [\n{body}], outputs: [{}])",
             inputs.join(", "),
             outputs.join(", ")
         );
@@ -691,8 +851,16 @@ impl Text {
 }
 
 /// Dims, derived dims and options of a case, as the manifest's expressions see them.
-fn environment(manifest: &Manifest, case: &Case) -> BTreeMap<String, Value> {
+fn environment(
+    manifest: &Manifest,
+    case: &Case,
+    types: &BTreeMap<String, DType>,
+) -> BTreeMap<String, Value> {
     let mut env: BTreeMap<String, Value> = BTreeMap::new();
+    let texts = types
+        .iter()
+        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+    env.extend(texts);
     for (name, option) in &manifest.options {
         let default = match option {
             OptionDecl::Int { default, .. } => default.map(Value::Int),
@@ -702,6 +870,15 @@ fn environment(manifest: &Manifest, case: &Case) -> BTreeMap<String, Value> {
         };
         let value = case.options.get(name).cloned().or(default);
         env.extend(value.map(|value| (name.clone(), value)));
+    }
+    for port in &manifest.ports {
+        let bound = !port.scratch && (!port.optional || case.bound.contains(&port.name));
+        env.insert(format!("has_{}", port.name), Value::Bool(bound));
+        for item in &port.shape {
+            if let ShapeItem::Dim(name) | ShapeItem::Leading(name) = item {
+                env.entry(name.clone()).or_insert(Value::Int(0));
+            }
+        }
     }
     env.extend(
         case.dims
@@ -724,6 +901,12 @@ fn shape(port: &Port, env: &BTreeMap<String, Value>) -> Vec<u64> {
 }
 
 impl Input {
+    /// Rows of the table that ids count.
+    fn table_rows(&self) -> u64 {
+        let rows = self.case.options.get("rows").and_then(Value::as_int);
+        rows.unwrap_or(self.case.dims["v"]) as u64
+    }
+
     /// Fresh contents. Floats have variance about 1, except that a matrix of weights keeps the variance of what it
     /// multiplies; ids and positions reach a little past their tables.
     fn bytes(&self, random: &mut Random) -> Vec<u8> {
@@ -738,7 +921,25 @@ impl Input {
                 .map(|v| f64::from(*v))
                 .collect(),
             "ids" => (0..count)
-                .map(|_| random.below(dim("v").unwrap() as u64 + 3) as f64)
+                .map(|_| random.below(self.table_rows() + 3) as f64)
+                .collect(),
+            "slots" => random.permutation(dim("slots_n").unwrap() as u64)[..count]
+                .iter()
+                .map(|slot| *slot as f64)
+                .collect(),
+            // Consecutive in each sequence, past the end of the cache at times; the last row holds no token.
+            "positions" if dim("ctx").is_some() => {
+                let (b, ctx) = (dim("b").unwrap() as usize, dim("ctx").unwrap() as u64);
+                let first: Vec<u64> = (0..b).map(|_| random.below(ctx)).collect();
+                let row = |row: usize| first[row / (count / b)] + (row % (count / b)) as u64;
+                let mut all: Vec<f64> = (0..count).map(|at| row(at) as f64).collect();
+                if count > 1 {
+                    all[count - 1] = f64::from(u32::MAX);
+                }
+                all
+            }
+            "rope_factors" => (0..count)
+                .map(|_| 1.0 + 4.0 * random.unit().abs())
                 .collect(),
             "positions" => {
                 let limit = dim("p").map_or(500, |p| p as u64 + 3);

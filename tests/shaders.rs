@@ -37,8 +37,8 @@ const SIZES: &[(&str, i64)] = &[
     ("rope_head_dim", 32),
     ("d_qkv", 128),
     ("m", 48),
-    ("n", 64),
-    ("k", 48),
+    ("n", 160),
+    ("k", 96),
     ("d", 70),
     ("v", 50),
     ("p", 19),
@@ -89,17 +89,48 @@ fn choices<T: Clone>(lists: &[(String, Vec<T>)]) -> Vec<BTreeMap<String, T>> {
         })
 }
 
-/// Optional ports: none, all, each alone, all but each.
-fn port_sets(manifest: &Manifest) -> BTreeSet<BTreeSet<&str>> {
+/// Optional ports: none, each alone, all that go together, and all of those but each.
+fn port_sets(
+    manifest: &Manifest,
+    types: &BTreeMap<String, DType>,
+    options: &BTreeMap<String, Value>,
+) -> (BTreeSet<BTreeSet<String>>, Vec<BTreeSet<String>>) {
     let optional = manifest.ports.iter().filter(|port| port.optional);
-    let all: BTreeSet<&str> = optional.map(|port| port.name.as_str()).collect();
-    let mut sets = BTreeSet::from([BTreeSet::new(), all.clone()]);
-    for one in &all {
-        sets.insert(BTreeSet::from([*one]));
-        sets.insert(all.iter().copied().filter(|other| other != one).collect());
+    let names: Vec<&str> = optional.map(|port| port.name.as_str()).collect();
+    let set = |bits: u32| -> BTreeSet<String> {
+        let members = names
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| bits >> at & 1 == 1);
+        members.map(|(_, name)| name.to_string()).collect()
+    };
+    let possible = |bits: &u32| {
+        ROWS.iter()
+            .any(|rows| binding(manifest, types, options, &set(*bits), *rows).is_some())
+    };
+    let all: Vec<u32> = (0..1 << names.len()).filter(possible).collect();
+    let largest: Vec<u32> = all
+        .iter()
+        .filter(|bits| {
+            !all.iter()
+                .any(|other| *other != **bits && other & **bits == **bits)
+        })
+        .copied()
+        .collect();
+    let mut sets = BTreeSet::from([0]);
+    for bit in 0..names.len() {
+        sets.insert(1 << bit);
+        sets.extend(largest.iter().map(|bits| bits & !(1 << bit)));
     }
-    sets
+    sets.extend(&largest);
+    (
+        sets.into_iter().map(set).collect(),
+        largest.into_iter().map(set).collect(),
+    )
 }
+
+/// Many rows or few: variants differ in what they take.
+const ROWS: [i64; 3] = [48, 128, 6];
 
 /// The default options, then each value of each condition and choice.
 fn option_sets(manifest: &Manifest) -> Vec<BTreeMap<String, Value>> {
@@ -142,14 +173,14 @@ fn binding(
     manifest: &Manifest,
     types: &BTreeMap<String, DType>,
     options: &BTreeMap<String, Value>,
-    optional: &BTreeSet<&str>,
+    optional: &BTreeSet<String>,
     rows: i64,
 ) -> Option<Binding> {
     let size = |name: &str| if name == "m" { rows } else { size(name) };
     let mut env: BTreeMap<String, Value> = options.clone();
     let mut dims = BTreeMap::new();
     for port in &manifest.ports {
-        let bound = !port.optional || optional.contains(port.name.as_str());
+        let bound = !port.optional || optional.contains(&port.name);
         env.insert(
             format!("has_{}", port.name),
             Value::Bool(bound && !port.scratch),
@@ -186,7 +217,7 @@ fn binding(
             ShapeItem::Is(expr) => expr.eval_size(&env).unwrap(),
         });
         let sizes: Vec<u64> = sizes.collect();
-        let bound = !port.optional || optional.contains(port.name.as_str());
+        let bound = !port.optional || optional.contains(&port.name);
         let needed = !port.scratch || sizes.iter().product::<u64>() > 0;
         let dtype = match &port.dtype {
             PortType::Fixed(dtype) => *dtype,
@@ -210,7 +241,7 @@ struct Built {
 }
 
 /// Every instance of `manifest` that is worth building: all port sets with the default options, and all options with
-/// every port that can be bound together with them.
+/// the largest port sets. Where types and ports have very many combinations, each set of types takes some of them.
 fn instances(manifest: &Manifest) -> Vec<Built> {
     let (device, builder) = (device(), builder());
     let variables: Vec<(String, Vec<DType>)> = manifest
@@ -218,16 +249,20 @@ fn instances(manifest: &Manifest) -> Vec<Built> {
         .iter()
         .map(|(name, types)| (name.clone(), types.clone()))
         .collect();
-    let sets = port_sets(manifest);
-    let largest = sets.iter().max_by_key(|set| set.len()).unwrap();
     let options = option_sets(manifest);
+    let all_types = choices(&variables);
+    let parts = if all_types.len() > 8 { 6 } else { 1 };
     let mut built = Vec::new();
-    for types in choices(&variables) {
+    for (turn, types) in all_types.into_iter().enumerate() {
+        let (sets, largest) = port_sets(manifest, &types, &options[0]);
         let by_ports = sets.iter().map(|ports| (&options[0], ports));
-        let by_options = options[1..].iter().map(|options| (options, largest));
-        for (options, ports) in by_ports.chain(by_options) {
-            // Few rows or many: variants differ in what they take.
-            let bindings: Vec<Binding> = [48, 128]
+        let by_options = options[1..]
+            .iter()
+            .flat_map(|options| largest.iter().map(move |ports| (options, ports)));
+        let worth = by_ports.chain(by_options).enumerate();
+        for (_, (options, ports)) in worth.filter(|(at, _)| turn == 0 || at % parts == turn % parts)
+        {
+            let bindings: Vec<Binding> = ROWS
                 .into_iter()
                 .filter_map(|rows| binding(manifest, &types, options, ports, rows))
                 .collect();

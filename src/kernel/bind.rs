@@ -281,6 +281,11 @@ impl<'a> Binder<'a> {
             if self.types.contains_key(name) {
                 continue;
             }
+            // Of ports that are not bound: nobody will look at it.
+            if let Some(any) = allowed.first().filter(|_| !self.stands_for_a_port(name)) {
+                self.types.insert(name.clone(), *any);
+                continue;
+            }
             let problem = match defaults(name) {
                 Some(dtype) if allowed.contains(&dtype) => {
                     self.types.insert(name.clone(), dtype);
@@ -298,6 +303,15 @@ impl<'a> Binder<'a> {
             });
         }
         Ok(())
+    }
+
+    /// Whether a bound port, or scratch, has that type variable.
+    fn stands_for_a_port(&self, name: &str) -> bool {
+        let mut ports = self.manifest.ports.iter().enumerate();
+        ports.any(|(index, port)| {
+            (port.scratch || self.bound(index))
+                && matches!(&port.dtype, PortType::Var(variable) if variable == name)
+        })
     }
 
     /// First appearances bind dims. Everything else is compared in [`Self::check_shapes`], when all is known.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Binding, Manifest, OptionDecl, Port, PushField, Variant};
+use super::{Binding, Manifest, OptionDecl, Port, PortType, PushField, Variant};
 use crate::codes::kernel as code;
 use crate::device::{DeviceProfile, Feature, Limits};
 use crate::diag::{Diagnostic, nearest};
@@ -302,7 +302,9 @@ impl<'a> Selector<'a> {
                     .map_err(|error| value_error(expr, &error))?,
                 None => 0,
             },
-            full_subgroups: needs.contains(&Feature::Subgroup32),
+            full_subgroups: [Feature::Subgroup32, Feature::SubgroupArithmetic]
+                .iter()
+                .any(|feature| needs.contains(feature)),
             matrix: needs.contains(&Feature::CoopmatF16),
             needs,
         })
@@ -464,7 +466,11 @@ fn value_error(expr: &Expr, error: &ExprError) -> Reason {
 /// `f16 bias gelu`: element types, bound optional ports, choices that differ from their default.
 fn label(manifest: &Manifest, binding: &Binding) -> String {
     let mut words: Vec<&str> = Vec::new();
-    for dtype in binding.types.values() {
+    let used = |name: &String| {
+        let mut ports = bound(manifest, binding).filter(|(_, _, bound)| bound.is_some());
+        ports.any(|(_, port, _)| matches!(&port.dtype, PortType::Var(variable) if variable == name))
+    };
+    for (_, dtype) in binding.types.iter().filter(|(name, _)| used(name)) {
         if !words.contains(&dtype.name()) {
             words.push(dtype.name());
         }

@@ -201,6 +201,7 @@ fn write(slot: &mut graphc::run::Slot<'_>, entry: &Entry, name: &str, bytes: &[u
         panic!("the plan has no input `{name}`");
     };
     match entry.tensors[*id].dtype.bytes() {
+        1 => slot.input::<u8>(name).unwrap().copy_from_slice(bytes),
         2 => slot
             .input::<u16>(name)
             .unwrap()
@@ -223,8 +224,21 @@ fn words<T, const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> T) -> Vec<T>
 
 /// The outputs of one run of the interpreter.
 pub fn run_interpreter(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>, inputs: &Bytes) -> Bytes {
+    run_interpreter_often(plan, weights, &[inputs])
+}
+
+/// The outputs of the last of several runs of the interpreter, between which state stays.
+pub fn run_interpreter_often(
+    plan: &Plan,
+    weights: impl Fn(&Weight) -> Vec<u8>,
+    runs: &[&Bytes],
+) -> Bytes {
     let mut interpreter = Interpreter::new(plan, weights).unwrap();
-    interpreter
-        .run(&plan.entries[0].name, 0, inputs)
-        .unwrap_or_else(|error| panic!("{error}"))
+    let mut outputs = Bytes::new();
+    for (run, inputs) in runs.iter().enumerate() {
+        outputs = interpreter
+            .run(&plan.entries[0].name, run as u64 % 2, inputs)
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+    outputs
 }

@@ -34,6 +34,15 @@ impl Random {
         self.next() % limit
     }
 
+    /// The numbers below `count` in any order.
+    pub fn permutation(&mut self, count: u64) -> Vec<u64> {
+        let mut all: Vec<u64> = (0..count).collect();
+        for at in (1..all.len()).rev() {
+            all.swap(at, self.below(at as u64 + 1) as usize);
+        }
+        all
+    }
+
     /// A number in [-1, 1).
     pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
