@@ -224,7 +224,7 @@ fn features(
         (Feature::StorageF16, enable.storage_16),
         (Feature::ArithmeticF16, enable.float16),
         (Feature::StorageI8, enable.storage_8 && enable.int8),
-// Kernels that use them count on full subgroups of a known size.
+        // Kernels that use them count on full subgroups of a known size.
         (
             Feature::SubgroupArithmetic,
             enable.full_subgroups && operations.contains(arithmetic),
