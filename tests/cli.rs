@@ -76,6 +76,7 @@ fn help_texts_are_as_recorded() {
         "check",
         "fmt",
         "verify",
+        "inspect",
         "explain",
         "devices",
         "bench",

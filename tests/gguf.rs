@@ -13,7 +13,8 @@ use graphc::graph::Recipe;
 use graphc::model::metadata::ModelMetadata;
 use graphc::plan::Plan;
 use graphc::weights::{
-    CachePlace, Checkpoint, Gguf, GgufValue, PackOptions, PackedWeights, SourceType, WeightError,
+    CachePlace, Checkpoint, Gguf, GgufValue, PackOptions, PackedWeights, ResolvedRecipe,
+    SourceType, WeightError,
 };
 use half::f16;
 use model_files::gguf::{GgufFile, GgufTensor, list, text, texts};
@@ -266,6 +267,10 @@ fn damaged_headers_are_refused_by_name() {
             GgufFile::of("a").text("general.architecture", "b").bytes(),
         ),
         ("G0602_gguf_empty_key", key("", 7, vec![1])),
+        (
+            "G0602_gguf_control_characters",
+            key("\u{1b}[2J", 7, vec![1]),
+        ),
         (
             "G0602_gguf_alignment_33",
             GgufFile::default().u32("general.alignment", 33).bytes(),
@@ -728,6 +733,154 @@ fn rope_factors_of_a_folder() {
     put(folder.path(), "config.json", broken);
     let error = Checkpoint::open(folder.path()).unwrap_err();
     assert_message("G0601_rope_scaling", error.diagnostic(), folder.path());
+}
+
+fn inspect(args: &[&str], path: &Path) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .arg("inspect")
+        .args(args)
+        .arg(path)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn inspect_shows_what_is_there() {
+    let file = model()
+        .key("tokenizer.ggml.scores", 9, list(6, vec![vec![0; 4]; 20]))
+        .text("general.escape", "\u{1b}[2J");
+    let folder = folder_with(&file);
+    let shown = inspect(&[], folder.path());
+    assert!(
+        shown.status.success(),
+        "{}",
+        String::from_utf8_lossy(&shown.stderr)
+    );
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let text = text.replace(folder.path().to_str().unwrap(), "MODEL");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cli/inspect_tiny.txt");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&golden, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&golden).unwrap_or_default());
+    let json = inspect(&["--json"], &folder.path().join("model.gguf"));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["metadata"]["llama.block_count"], 2);
+    assert_eq!(json["metadata"]["tokenizer.ggml.scores"]["items"], 20);
+    assert_eq!(json["types"]["Q8_0"]["bytes"], 4 * 34);
+    assert_eq!(json["tensors"][3]["shape"], serde_json::json!([4, 32]));
+}
+
+#[test]
+fn inspect_refuses_what_it_cannot_read() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "model.gguf", b"GGUF");
+    let shown = inspect(&[], folder.path());
+    assert_eq!(shown.status.code(), Some(2));
+    let said = String::from_utf8(shown.stderr).unwrap();
+    assert!(said.contains("G0602") && shown.stdout.is_empty(), "{said}");
+}
+
+/// A model of `tools/fetch-model`; these tests fail, and do not skip, without it.
+fn fetched(name: &str) -> std::path::PathBuf {
+    let variable = |name| std::env::var_os(name).map(std::path::PathBuf::from);
+    let folder = variable("GRAPHC_CACHE_DIR")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("graphc")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/graphc")))
+        .unwrap()
+        .join("models")
+        .join(name);
+    assert!(
+        folder.is_dir(),
+        "{} is missing; run tools/fetch-model {name}",
+        folder.display()
+    );
+    folder
+}
+
+/// Both real models with the types that they have: matrices of blocks with a scale come out as they are, the others
+/// close to it, and a second start finds all of it.
+#[test]
+fn real_models_pack_natively() {
+    for (name, types) in [
+        (
+            "smollm2",
+            [(DType::Int4, 210), (DType::Int8, 1), (DType::F16, 0)],
+        ),
+        (
+            "gemma3-270m",
+            [(DType::Int4, 27), (DType::Int8, 91), (DType::F16, 9)],
+        ),
+    ] {
+        let folder = fetched(name);
+        let cache = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let matrices = checkpoint
+            .names()
+            .filter_map(|name| checkpoint.tensor(name));
+        let weights: Vec<_> = matrices
+            .filter(|tensor| tensor.shape.len() == 2)
+            .map(|found| {
+                let recipe = tensor(found.name);
+                let dtype = checkpoint.native_dtype(&recipe).unwrap();
+                weight(found.name, dtype, found.shape, recipe)
+            })
+            .collect();
+        for (dtype, count) in types {
+            let found = weights
+                .iter()
+                .filter(|weight| weight.dtype == dtype)
+                .count();
+            assert_eq!(found, count, "{name} {dtype}");
+        }
+        let plan = plan(weights);
+        let options = PackOptions {
+            place: CachePlace::Folder(cache.path().into()),
+            strict: true,
+        };
+        let open = || {
+            let start = std::time::Instant::now();
+            let checkpoint = Checkpoint::open(&folder).unwrap();
+            let packed =
+                PackedWeights::open_or_pack(&plan, &checkpoint, &options, &mut |_, _| {}).unwrap();
+            (packed, start.elapsed())
+        };
+        let (packed, first) = open();
+        for (index, weight) in plan.weights.iter().enumerate() {
+            let cols = weight.shape[1];
+            let recipe =
+                ResolvedRecipe::new(&weight.recipe, &weight.shape, "", &checkpoint).unwrap();
+            let row = weight.shape[0] - 1;
+            let mut wanted = vec![0.0; cols as usize];
+            recipe.fill(row..row + 1, 0..cols, &mut wanted);
+            let elements = (weight.shape[0] * cols) as usize;
+            let got = unpack(weight.dtype, packed.bytes(index), elements);
+            let got = &got[(row * cols) as usize..];
+            let largest = wanted
+                .iter()
+                .fold(0f32, |most, value| most.max(value.abs()));
+            let exact = checkpoint.tensor(&weight.name).unwrap().dtype != SourceType::Q4K
+                && weight.dtype != DType::F16;
+            let most = if exact {
+                largest * 1e-7
+            } else {
+                largest / 1000.0
+            };
+            for (got, wanted) in got.iter().zip(&wanted) {
+                assert!(
+                    (got - wanted).abs() <= most,
+                    "{}: {got} {wanted}",
+                    weight.name
+                );
+            }
+            assert!(packed.rms_errors[index] < 1e-3, "{}", weight.name);
+        }
+        drop(packed);
+        let (packed, second) = open();
+        assert!(packed.from_cache);
+        println!("{name}: packed in {first:?}, mapped in {second:?}");
+        assert!(second.as_secs_f64() < 1.0, "{second:?}");
+    }
 }
 
 /// Walks over everything that a file says.

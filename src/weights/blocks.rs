@@ -179,26 +179,25 @@ fn to_int8(values: &[f32; GROUP], q: &mut [u8], shared: &mut [u8]) -> u64 {
     values.iter().filter(|value| value.abs() > reach).count() as u64
 }
 
-/// How many widths around the plain one are tried, on each side.
-const TRIES: i32 = 4;
+/// Numbers of levels that are laid over the range from the smallest to the largest value: the sixteen that there are,
+/// and a few less and more, which leaves out or reaches beyond the ends.
+const LEVELS: [f32; 5] = [14.0, 14.5, 15.0, 15.5, 16.0];
 
-/// Scale and minimum with a small squared error: sixteen levels from the smallest to the largest value, then widths a
-/// little below and above it, each with the scale and minimum that fit its integers best (linear regression). What is
-/// compared is the error after rounding both to f16. Returns how many values are out of reach.
+/// Scale and minimum with a small squared error. Every number of [`LEVELS`] gives integers, and linear regression the
+/// scale and minimum that fit those best; the best of them competes with the plain range, both rounded to f16. Returns
+/// how many values are out of reach.
 fn to_int4(values: &[f32; GROUP], q: &mut [u8], shared: &mut [u8]) -> u64 {
     let low = values.iter().copied().fold(f32::INFINITY, f32::min);
     let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = high - low;
     let mut best = Fit::new(values, range / 15.0, low);
-    for step in -TRIES..=TRIES {
-        let inverse = (15.0 + 0.25 * step as f32) / range;
-        if inverse.is_finite()
-            && let Some((scale, min)) = regression(values, inverse, low)
-        {
-            let fit = Fit::new(values, scale, min);
-            if fit.error < best.error {
-                best = fit;
-            }
+    let lines = LEVELS
+        .iter()
+        .filter_map(|levels| regression(values, levels / range, low));
+    if let Some(line) = lines.min_by(|a, b| a.residual.total_cmp(&b.residual)) {
+        let fit = Fit::new(values, line.scale, line.min);
+        if fit.error < best.error {
+            best = fit;
         }
     }
     quants::put_shared(shared, best.scale, best.min);
@@ -236,23 +235,39 @@ impl Fit {
     }
 }
 
-/// The scale and minimum that fit the integers `(value - low) * inverse` best.
-fn regression(values: &[f32; GROUP], inverse: f32, low: f32) -> Option<(f32, f32)> {
-    let (mut q1, mut q2, mut x1, mut qx) = (0.0, 0.0, 0.0, 0.0);
+/// A scale and a minimum for integers that are given, and the squared error that is left.
+struct Line {
+    scale: f32,
+    min: f32,
+    residual: f32,
+}
+
+/// The line that fits the integers `(value - low) * inverse` best.
+fn regression(values: &[f32; GROUP], inverse: f32, low: f32) -> Option<Line> {
+    if !inverse.is_finite() {
+        return None;
+    }
+    let (mut q1, mut q2, mut x1, mut x2, mut qx) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for value in values {
-        let level = ((value - low) * inverse + 0.5).clamp(0.0, 15.0).floor();
         // Relative to the smallest value, so that a large common part costs no precision.
         let value = value - low;
+        let level = f32::from((value * inverse + 0.5).min(15.0) as u8);
         q1 += level;
         q2 += level * level;
         x1 += value;
+        x2 += value * value;
         qx += level * value;
     }
     let count = GROUP as f32;
     let determinant = count * q2 - q1 * q1;
     let scale = (count * qx - q1 * x1) / determinant;
-    let min = (q2 * x1 - q1 * qx) / determinant + low;
-    (determinant > 0.0 && scale > 0.0 && min.is_finite()).then_some((scale, min))
+    let min = (q2 * x1 - q1 * qx) / determinant;
+    let line = Line {
+        scale,
+        min: min + low,
+        residual: x2 - scale * qx - min * x1,
+    };
+    (determinant > 0.0 && scale > 0.0 && line.min.is_finite()).then_some(line)
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@
 //!
 //! **How a changed checkpoint is noticed.** The description records size, time of change, header hash and full
 //! hash of every source file. Up to [`FULL_HASH_BYTES`] the full hash is computed at every start, which takes
-//! some ten milliseconds and also sees an edit that kept size and time. Larger checkpoints are not read at all
-//! while size, time and header are the same, because the full hash would double what a start has to read; if only
-//! the time differs (a copy, a `touch`) the full hash decides.
+//! some milliseconds and also sees an edit that kept size and time. Larger checkpoints are not read at all while
+//! size, time and header are the same, because the full hash would double what a start has to read; if only the
+//! time differs (a copy, a `touch`) the full hash decides.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -33,7 +33,7 @@ const PAGE: u64 = 4096;
 /// Longest description that is read.
 const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;
 /// Up to this size a checkpoint's full hash is computed at every start.
-const FULL_HASH_BYTES: u64 = 256 << 20;
+const FULL_HASH_BYTES: u64 = 16 << 20;
 
 /// What a payload was made from and for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ mod fmt;
 mod generate;
 #[cfg(feature = "gpu")]
 mod language;
+mod inspect;
 mod manual;
 #[cfg(feature = "gpu")]
 mod measure;
@@ -71,6 +72,8 @@ enum Command {
     Fmt(fmt::Args),
     /// Prove a plan file right
     Verify(verify::Args),
+    /// Show the metadata and the tensors of a checkpoint
+    Inspect(inspect::Args),
     /// Explain an error code
     Explain(explain::Args),
     /// List the Vulkan devices and what each lacks
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args, &context),
         Command::Fmt(args) => fmt::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
+        Command::Inspect(args) => inspect::run(args, &context),
         Command::Explain(args) => explain::run(args),
         #[cfg(feature = "gpu")]
         Command::Devices(args) => devices::run(args),

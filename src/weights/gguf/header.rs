@@ -261,6 +261,12 @@ impl<'a> Reader<'a> {
         let bytes = self.text(MAX_NAME_BYTES as u64)?;
         match std::str::from_utf8(bytes) {
             Ok("") => fault(format!("{} has an empty name", self.what)),
+            // Names go into messages, and a terminal obeys control characters.
+            Ok(name) if name.contains(char::is_control) => fault(format!(
+                "the name of {} has control characters: {}",
+                self.what,
+                quoted(bytes)
+            )),
             Ok(name) => Ok(name.to_string()),
             Err(_) => fault(format!("the name of {} is not UTF-8", self.what)),
         }
