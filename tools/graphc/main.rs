@@ -18,9 +18,9 @@ mod failure;
 mod fmt;
 #[cfg(feature = "gpu")]
 mod generate;
+mod inspect;
 #[cfg(feature = "gpu")]
 mod language;
-mod inspect;
 mod manual;
 #[cfg(feature = "gpu")]
 mod measure;
