@@ -153,6 +153,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         fused.iter().map(Fused::graph).zip(&schedules).collect();
     said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
     let placement = plan::pack::pack(&scheduled, &job.profile.limits)?;
+    chained(&scheduled, &placement, &library)?;
     let sync = plan::sync::sync(&scheduled, &placement);
     let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
     let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
@@ -212,6 +213,8 @@ fn front(
         .disabled
         .extend(loaded.graph.disable.iter().cloned());
     let fused = graph::fuse(checked, &loaded.fusions, library, &options)?;
+    let limit = job.profile.limits.max_storage_buffer_range;
+    let fused = graph::split(fused, library, limit)?;
     said.dump(Stage::Fused, || fused.dump());
     for warning in fused.warnings() {
         // Entries of one graph warn alike; once is enough.
@@ -224,6 +227,40 @@ fn front(
         }
     }
     Ok(fused)
+}
+
+/// A pass that goes on with what another left writes its own part only, so it must have got those very bytes.
+fn chained(
+    entries: &[(&Graph, &Schedule)],
+    placement: &plan::pack::Placement,
+    library: &Library,
+) -> Result<(), Diagnostics> {
+    let mut found = Diagnostics::default();
+    for ((graph, _), places) in entries.iter().zip(placement.entries()) {
+        for (id, pass) in graph.passes.enumerate() {
+            let split = library
+                .manifests
+                .get(&pass.kernel)
+                .and_then(|manifest| manifest.split.as_ref());
+            let Some(split) = split else { continue };
+            let bound = |name: &str| pass.ports.iter().find(|port| port.name == name);
+            let (Some(into), Some(out)) = (bound(&split.into), bound(&split.out)) else {
+                continue;
+            };
+            if places.in_place.get(&(id, out.port)) != Some(&into.port) {
+                let message = format!(
+                    "`{}` writes a part of `{}` and cannot take over the bytes of `{}`",
+                    pass.path, graph.values[out.value].name, graph.values[into.value].name
+                );
+                found.push(
+                    Diagnostic::error(codes::NOT_SPLIT, message)
+                        .at(pass.origin.span, "this pass")
+                        .help("both must stay inside the graph, whole, and the first must have no other reader"),
+                );
+            }
+        }
+    }
+    found.into_result().map(drop)
 }
 
 /// Params of the graph as this compilation resolved them.

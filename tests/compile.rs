@@ -60,3 +60,138 @@ fn bert_takes_five_passes_a_layer() {
     println!("{}", graphc::plan::dump::summary(&unfused.plan));
     assert!(unfused.plan.entries[0].stats.passes > stats.passes);
 }
+
+/// `project` as a manifest alone: what the interpreter needs.
+const PROJECT: &str = r#"Kernel(
+    name: "project",
+    doc: "y = x w^T + b, or some of its columns.",
+    options: {
+        "column": Int(default: "0", min: "0", max: "1000000"),
+        "columns": Int(default: "0", min: "0", max: "1000000"),
+    },
+    derive: { "all": "max(columns, n)" },
+    ports: {
+        "x": Read(of: "f32", shape: ["m...", "k"]),
+        "w": Read(of: "f32", shape: ["n", "k"]),
+        "b": Read(of: "f32", shape: ["n"], optional: true),
+        "into": Read(of: "f32", shape: ["m...", "all"], optional: true),
+        "y": Write(of: "f32", shape: ["m...", "all"], in_place: "into"),
+    },
+    split: Split(port: "w", dim: "n", at: "column", of: "columns", chain: ("into", "y")),
+    reference: [
+        "acc[i<m, j<n] = sum(p<k: x[i,p] * w[j,p]) + if(has(b), b[j], 0.0)",
+        "y[i<m, j<all] = if(j >= column && j < column + n, acc[i, max(0, min(n - 1, j - column))], if(has(into), into[i,j], 0.0))",
+    ],
+    push: { "m": U32("m") },
+    variants: [Variant(name: "plain", shader: "project.comp", local_size: ["64", "1", "1"], dispatch: ["m", "1", "1"])],
+)"#;
+
+const COPY: &str = r#"Kernel(
+    name: "copy",
+    doc: "y = x",
+    ports: { "x": Read(of: "f32", shape: ["m...", "n"]), "y": Write(of: "f32", shape: ["m...", "n"]) },
+    reference: ["y[i<m, j<n] = x[i,j]"],
+    push: { "m": U32("m") },
+    variants: [Variant(name: "plain", shader: "copy.comp", local_size: ["64", "1", "1"], dispatch: ["m", "1", "1"])],
+)"#;
+
+/// A head of 200 rows that another entry reads, too.
+fn head(output: &str) -> String {
+    format!(
+        r#"Graph(
+    name: "head", params: {{}}, dtypes: {{ "act": "f32", "weight": "f32" }},
+    dims: {{ "rows": Var(max: "8"), "k": Is("32"), "n": Is("200") }},
+    inputs: {{ "x": Tensor("f32", ["rows", "k"]) }},
+    body: [
+        Weight(name: "w", dtype: "weight", shape: ["n", "k"], from: Tensor("head.weight")),
+        Weight(name: "b", dtype: "f32", shape: ["n"], from: Tensor("head.bias")),
+        Pass(kernel: "project", in: {{ "x": "x", "w": "w", "b": "b" }}, out: {{ "y": "y" }}),
+        Pass(kernel: "copy", in: {{ "x": "y" }}, out: {{ "y": "z" }}),
+    ],
+    outputs: ["{output}"],
+    entries: {{ "one": {{ "rows": "1" }}, "three": {{ "rows": "3" }} }},
+)"#
+    )
+}
+
+fn compile_head(output: &str, limit: u64) -> Result<graphc::plan::Plan, String> {
+    let root = FsSources::new(env!("CARGO_MANIFEST_DIR"));
+    let mut map = SourceMap::default();
+    let mut profile = graphc::profile::load("lavapipe", &root, &mut map).unwrap();
+    profile.limits.max_storage_buffer_range = limit;
+    let sources: BTreeMap<String, String> = [
+        ("graphs/head.ron", head(output)),
+        ("shaders/project.ron", PROJECT.into()),
+        ("shaders/copy.ron", COPY.into()),
+        ("shaders/project.comp", "#version 460\n".into()),
+        ("shaders/copy.comp", "#version 460\n".into()),
+    ]
+    .map(|(path, text)| (path.to_string(), text))
+    .into();
+    let entries = [Request::default()];
+    let job = Job::new("graphs/head.ron", &sources, &profile, &entries);
+    let mut map = SourceMap::default();
+    compile(&job, &mut map)
+        .map(|compiled| compiled.plan)
+        .map_err(|problems| problems.render(&map, false))
+}
+
+/// Numbers by the tensor's name and element; a slice shows its part of them.
+fn head_outputs(plan: &graphc::plan::Plan, entry: &str, rows: usize) -> Vec<u8> {
+    use graphc::graph::Recipe;
+    let bytes = |weight: &graphc::plan::Weight| -> Vec<u8> {
+        let (start, name) = match &weight.recipe {
+            Recipe::Slice { of, start, .. } => (*start, format!("{of:?}")),
+            whole => (0, format!("{whole:?}")),
+        };
+        let row: u64 = weight.shape[1..].iter().product();
+        let count = weight.shape.iter().product::<u64>();
+        let number = |at: u64| ((at * 7 + name.len() as u64) % 23) as f32 - 11.0;
+        let numbers = (0..count).map(|at| number(start * row + at));
+        numbers.flat_map(f32::to_le_bytes).collect()
+    };
+    let x: Vec<u8> = (0..rows * 32)
+        .flat_map(|at| (at as f32 / 7.0).sin().to_le_bytes())
+        .collect();
+    let mut interpreter = graphc::interp::Interpreter::new(plan, bytes).unwrap();
+    let inputs = [("x".to_string(), x)].into();
+    let mut outputs = interpreter.run(entry, 0, &inputs).unwrap();
+    outputs.remove("z").unwrap()
+}
+
+#[test]
+fn a_weight_past_the_limit_of_a_binding_is_read_by_a_chain_of_passes() {
+    let whole = compile_head("z", 1 << 20).unwrap();
+    // 200 rows of 128 bytes: 128, then 72 rows within 16 KiB; within 3000 bytes nine times at most 23.
+    for (limit, passes) in [(16 << 10, 2), (3000, 9)] {
+        let split = compile_head("z", limit).unwrap();
+        assert_eq!(
+            split.weights.len(),
+            2 * passes,
+            "parts are shared by the entries"
+        );
+        for (entry, rows) in [("one", 1), ("three", 3)] {
+            let found = split
+                .entries
+                .iter()
+                .find(|found| found.name == entry)
+                .unwrap();
+            assert_eq!(found.passes.len(), passes + 1);
+            assert_eq!(
+                head_outputs(&split, entry, rows),
+                head_outputs(&whole, entry, rows),
+                "{entry} within {limit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_chain_that_would_end_in_an_output_is_refused() {
+    assert!(compile_head("y", 1 << 20).is_ok());
+    let message = compile_head("y", 16 << 10).unwrap_err();
+    assert!(
+        message.contains("G0512") && message.contains("leaves the graph"),
+        "{message}"
+    );
+}

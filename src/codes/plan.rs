@@ -3,6 +3,8 @@
 use super::Explained;
 use crate::diag::Code;
 
+/// A pass that reads more than the device binds at once, and cannot be cut.
+pub const NOT_SPLIT: Code = Code("G0512");
 /// The verifier refuses a plan.
 pub const UNPROVED: Code = Code("G0599");
 
@@ -79,6 +81,14 @@ pub(super) const CODES: &[Explained] = &[
         title: "a device profile with an impossible number",
         text: "Limits are at least 1, the alignment and the subgroup size are powers of two, roofs and time budgets are positive, \
                and the conditions of choices are expressions over a kernel's dims and options.",
+    },
+    Explained {
+        code: NOT_SPLIT,
+        title: "a pass that cannot be cut",
+        text: "A weight is larger than the device binds at once (`maxStorageBufferRange`), so its pass becomes a chain of \
+               passes with a range of rows each, if the kernel's manifest has `split`. Each pass of the chain writes its part \
+               in place, so the result must stay inside the graph (let a pass such as `activation` with kind `none` copy an \
+               output), and what a fusion put behind the product must not need whole rows.",
     },
     Explained {
         code: UNPROVED,

@@ -15,6 +15,7 @@ mod infer;
 mod order;
 mod recipe;
 mod share;
+mod split;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use flat::Flat;
 pub use fuse::{FuseOptions, fuse};
 pub use infer::infer;
 pub use share::share_weights;
+pub use split::split;
 pub use stages::{Checked, Fired, Fused, Typed};
 
 /// Where a pass or value comes from.

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::scope::Scope;
-use super::syntax::{RawKernel, RawOption, RawPort, RawSpec, RawVariant};
+use super::syntax::{RawKernel, RawOption, RawPort, RawSpec, RawSplit, RawVariant};
 use super::{
-    Access, Library, Manifest, OptionDecl, Port, PortType, PushField, ShapeItem, SpecConst, Variant,
+    Access, Library, Manifest, OptionDecl, Port, PortType, PushField, ShapeItem, SpecConst, Split,
+    Variant,
 };
 use crate::codes::kernel as code;
 use crate::device::Feature;
@@ -172,6 +173,14 @@ impl Reader {
             ports,
             require,
             flops,
+            split: raw.split.as_ref().map(|split| Split {
+                port: split.port.value.clone(),
+                dim: split.dim.value.clone(),
+                at: split.at.value.clone(),
+                of: split.of.as_ref().map(|name| name.value.clone()),
+                into: split.chain.0.value.clone(),
+                out: split.chain.1.value.clone(),
+            }),
             reference: raw
                 .reference
                 .iter()
@@ -181,7 +190,37 @@ impl Reader {
             variants: self.variants(raw, &scope),
         };
         self.reference(&manifest, &raw.reference);
+        if let Some(split) = &raw.split {
+            self.split(&manifest, split);
+        }
         manifest
+    }
+
+    /// `split` names ports and options of the kernel that fit together.
+    fn split(&mut self, manifest: &Manifest, split: &RawSplit) {
+        let (into, out) = &split.chain;
+        let port = |name: &Name| manifest.port(&name.value).map(|(_, port)| port);
+        let rows = |port: &Port| matches!(port.shape.first(), Some(ShapeItem::Dim(dim)) if *dim == split.dim.value);
+        if !port(&split.port).is_some_and(|port| port.access == Access::Read && rows(port)) {
+            let message = format!(
+                "`{}` is no read port whose first dim is `{}`",
+                split.port.value, split.dim.value
+            );
+            self.inconsistent(&split.port, message);
+        }
+        if !port(into).is_some_and(|port| port.optional && port.access == Access::Read) {
+            self.inconsistent(into, format!("`{}` is no optional read port", into.value));
+        }
+        if !port(out).is_some_and(|port| port.in_place.as_ref() == Some(&into.value)) {
+            let message = format!("`{}` is no port in place of `{}`", out.value, into.value);
+            self.inconsistent(out, message);
+        }
+        for option in std::iter::once(&split.at).chain(&split.of) {
+            let known = manifest.options.get(&option.value);
+            if !matches!(known, Some(OptionDecl::Int { .. })) {
+                self.inconsistent(option, format!("`{}` is no Int option", option.value));
+            }
+        }
     }
 
     /// The formulas must parse and fit the ports; an error points at its definition.

@@ -65,12 +65,32 @@ pub struct Manifest {
     pub require: Vec<Expr>,
     /// Floating-point operations, an expression over dims and options.
     pub flops: Option<Expr>,
+    /// How a binding that is too large for the device is cut into several passes.
+    pub split: Option<Split>,
     /// What the kernel computes, as formulas (see [`crate::formula`]); the CPU interpreter runs these.
     pub reference: Vec<String>,
     /// Push constant block, 4-byte fields in order, frozen when the plan is made.
     pub push: Vec<PushField>,
     /// Shaders that compute it; at least one needs nothing.
     pub variants: Vec<Variant>,
+}
+
+/// How passes share the rows of one binding: each takes a range of the rows of `port` and writes its part of `out`
+/// in place of what the pass before left there, which it gets as `into`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The port whose rows are cut.
+    pub port: String,
+    /// Its first dim. Other weights whose first dim this is are cut alike.
+    pub dim: String,
+    /// The option that says where the range starts: in rows, or, if `of` is there, in columns of `out`.
+    pub at: String,
+    /// The option that says how many columns `out` has in all.
+    pub of: Option<String>,
+    /// The port for what the pass before left.
+    pub into: String,
+    /// The written port, which takes over the bytes of `into`.
+    pub out: String,
 }
 
 /// An option of a kernel.

@@ -25,6 +25,8 @@ pub(super) struct RawKernel {
     pub require: Vec<Name>,
     #[serde(default)]
     pub flops: Option<Name>,
+    #[serde(default)]
+    pub split: Option<RawSplit>,
     pub reference: Vec<Name>,
     #[serde(default, deserialize_with = "map")]
     pub push: Map<RawPush>,
@@ -98,6 +100,17 @@ impl RawPort {
             RawPort::ReadWrite(_) | RawPort::Scratch(_) => Access::ReadWrite,
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename = "Split")]
+pub(super) struct RawSplit {
+    pub port: Name,
+    pub dim: Name,
+    pub at: Name,
+    #[serde(default)]
+    pub of: Option<Name>,
+    pub chain: (Name, Name),
 }
 
 #[derive(Deserialize)]
