@@ -140,6 +140,14 @@ pub struct Roofs {
     pub f32_flops: Option<f64>,
     /// A dispatch that waits for the one before, in seconds.
     pub dependent_pass_s: Option<f64>,
+    /// Bytes read and written a second by a copy, both counted.
+    pub copy_bytes_per_s: Option<f64>,
+    /// Plain f16 arithmetic, FLOP a second.
+    pub f16_flops: Option<f64>,
+    /// A dispatch beside the one before, in seconds.
+    pub independent_pass_s: Option<f64>,
+    /// From the call that submits a forward with nothing to do until its end is known, in seconds.
+    pub submit_s: Option<f64>,
 }
 
 /// A tuned choice for one kernel where `when` holds (an expression over the kernel's dims; always if empty).

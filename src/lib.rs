@@ -56,6 +56,7 @@ pub mod kernel;
 pub mod model;
 pub mod plan;
 pub mod profile;
+pub mod report;
 #[cfg(feature = "gpu")]
 pub mod run;
 pub mod sources;

@@ -179,6 +179,10 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
         ("matrix_f16_flops", roofs.matrix_f16_flops),
         ("f32_flops", roofs.f32_flops),
         ("dependent_pass_s", roofs.dependent_pass_s),
+        ("copy_bytes_per_s", roofs.copy_bytes_per_s),
+        ("f16_flops", roofs.f16_flops),
+        ("independent_pass_s", roofs.independent_pass_s),
+        ("submit_s", roofs.submit_s),
         ("max_submit_ms", profile.max_submit_ms),
     ];
     for (field, number) in speeds {

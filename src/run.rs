@@ -141,6 +141,15 @@ pub enum RunError {
         /// The size that was asked for.
         asked: usize,
     },
+    /// The device cannot say when a pass ended.
+    #[error(
+        "`{device}` has no timestamps on its compute queue, so nothing can be measured inside a forward\n\
+         help: `graphc bench` measures whole forwards on the clock of the host"
+    )]
+    NoTimestamps {
+        /// The device.
+        device: String,
+    },
     /// The result is gone: two later forwards were begun before this one was waited for.
     #[error(
         "the result of forward {0} was overwritten by a later one\nhelp: wait for a forward before beginning the second one after it"
@@ -154,6 +163,7 @@ impl RunError {
         match self {
             RunError::Vk(error) => error.code(),
             RunError::NoEntry { .. } | RunError::NoTensor { .. } => Code("G0714"),
+            RunError::NoTimestamps { .. } => Code("G0716"),
             RunError::WrongType { .. } | RunError::Stale(_) => Code("G0715"),
         }
     }
@@ -340,6 +350,16 @@ impl Session {
             self.prepared.iter_mut().for_each(|slot| *slot = None);
         }
         Ok(())
+    }
+
+    /// An error if the device cannot say when a pass ended.
+    pub fn need_timestamps(&self) -> Result<(), RunError> {
+        match self.device.timestamp_period {
+            Some(_) => Ok(()),
+            None => Err(RunError::NoTimestamps {
+                device: self.device().name.clone(),
+            }),
+        }
     }
 
     /// Changes how long a wait lasts before it is an error.

@@ -80,6 +80,7 @@ fn help_texts_are_as_recorded() {
         "explain",
         "devices",
         "bench",
+        "profile",
         "completions",
         "man",
     ];

@@ -52,6 +52,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "weights",
         &["codes", "diag", "dtype", "graph", "ids", "plan"],
     ),
+    (
+        "report",
+        &["device", "dtype", "expr", "ids", "kernel", "plan"],
+    ),
     ("vk", &["codes", "device", "diag", "dtype", "ids", "plan"]),
     (
         "run",
@@ -66,30 +70,36 @@ const MUST_NOT_SAY: &[(&str, &[&str], &str)] = &[
     (
         "HashMap",
         &[
-            "text", "graph", "kernel", "formula", "plan", "interp", "compile",
+            "text", "graph", "kernel", "formula", "plan", "interp", "compile", "report",
         ],
         "its order is random",
     ),
     (
         "HashSet",
         &[
-            "text", "graph", "kernel", "formula", "plan", "interp", "compile",
+            "text", "graph", "kernel", "formula", "plan", "interp", "compile", "report",
         ],
         "its order is random",
     ),
     (
         "std::fs",
-        &["text", "graph", "formula", "plan", "interp", "expr"],
+        &[
+            "text", "graph", "formula", "plan", "interp", "expr", "report",
+        ],
         "files come through `Sources`",
     ),
     (
         "std::time",
-        &["text", "graph", "formula", "plan", "interp", "expr"],
+        &[
+            "text", "graph", "formula", "plan", "interp", "expr", "report",
+        ],
         "same input, same plan",
     ),
     (
         "std::env",
-        &["text", "graph", "formula", "plan", "interp", "expr"],
+        &[
+            "text", "graph", "formula", "plan", "interp", "expr", "report",
+        ],
         "same input, same plan",
     ),
     (

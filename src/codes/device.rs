@@ -103,4 +103,11 @@ pub(super) const CODES: &[Explained] = &[
         "An input or output was asked for with elements of another size than it has, or a result was read after a later \
          forward had overwritten it.",
     ),
+    explained(
+        "G0716",
+        "the device has no timestamps",
+        "Times of passes come from timestamps that the device writes while it runs a recording. Vulkan lets a queue have \
+         none (`timestampValidBits` is 0), and then only whole forwards can be measured, on the clock of the host: \
+         `graphc bench` does that.",
+    ),
 ];

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::schedule::Schedule;
 use super::sync::{HazardKind, Sync, Touch};
+use super::waves::{lifetimes, root, waves};
 use super::{ArenaKind, Barrier, Entry, Plan, Role, Slot, Stats, Step, Tensor};
 use crate::graph::Graph;
 use crate::ids::{ArenaId, Id, TensorId};
@@ -148,44 +149,12 @@ pub fn memory(plan: &Plan) -> String {
     })
 }
 
-/// The waves in which each tensor's bytes are in use, views counted for what they look into.
-fn lifetimes(entry: &Entry) -> BTreeMap<TensorId, Range<usize>> {
-    let mut lives: BTreeMap<TensorId, Range<usize>> = BTreeMap::new();
-    for (wave, pass) in recorded(entry) {
-        for bind in entry
-            .passes
-            .get(pass)
-            .into_iter()
-            .flat_map(|pass| &pass.binds)
-        {
-            let root = entry
-                .tensors
-                .get(bind.tensor)
-                .and_then(|tensor| tensor.view_of)
-                .unwrap_or(bind.tensor);
-            let life = lives.entry(root).or_insert(wave..wave + 1);
-            *life = life.start.min(wave)..life.end.max(wave + 1);
-        }
-    }
-    lives
-}
-
-/// Every dispatch with its wave: a barrier or a cut ends one.
+/// Every dispatch with its wave.
 fn recorded(entry: &Entry) -> Vec<(usize, crate::ids::PassId)> {
-    let (mut wave, mut open, mut all) = (0, false, Vec::new());
-    for step in &entry.steps {
-        match step {
-            Step::Dispatch(pass) => {
-                all.push((wave, *pass));
-                open = true;
-            }
-            Step::Barrier(_) | Step::Cut => {
-                wave += usize::from(open);
-                open = false;
-            }
-        }
-    }
-    all
+    let waves = waves(entry).into_iter().enumerate();
+    waves
+        .flat_map(|(wave, passes)| passes.into_iter().map(move |pass| (wave, pass)))
+        .collect()
 }
 
 fn picture(
@@ -339,16 +308,9 @@ pub fn dot(plan: &Plan) -> String {
                     continue;
                 };
                 writeln!(out, "    p{e}_{} [label={:?}];", id.0, pass.path)?;
-                let root = |id: TensorId| {
-                    entry
-                        .tensors
-                        .get(id)
-                        .and_then(|tensor| tensor.view_of)
-                        .unwrap_or(id)
-                };
                 for bind in pass.binds.iter().filter(|bind| bind.access.reads()) {
                     if let (Some(from), Some(tensor)) = (
-                        writer.get(&root(bind.tensor)),
+                        writer.get(&root(entry, bind.tensor)),
                         entry.tensors.get(bind.tensor),
                     ) {
                         writeln!(
@@ -362,7 +324,7 @@ pub fn dot(plan: &Plan) -> String {
                     pass.binds
                         .iter()
                         .filter(|bind| bind.access.writes())
-                        .map(|bind| (root(bind.tensor), id.0)),
+                        .map(|bind| (root(entry, bind.tensor), id.0)),
                 );
             }
             for passes in waves.values().filter(|passes| passes.len() > 1) {

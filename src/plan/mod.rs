@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod sync;
 pub mod validate;
 pub mod verify;
+pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
 pub const FORMAT: u32 = 2;

@@ -25,6 +25,11 @@ pub enum Timing {
     Ends,
     /// One more after every step of every round, so that each wave has its time. Slower than without.
     Steps,
+    /// One at the start and one at the end of each wave; the barriers are those of the plan.
+    Waves,
+    /// One at the start and one at the end of each pass, with a barrier before each pass that the plan lets run
+    /// beside another, so that each has the device for itself.
+    Passes,
 }
 
 /// The command buffers of one entry at one parity.
@@ -87,7 +92,10 @@ impl Recording {
         recording.query_count = match timing {
             Timing::Off => 0,
             Timing::Ends => 2,
-            Timing::Steps => u32::try_from(entry.recording().count() + 2).unwrap_or(u32::MAX),
+            // Not all of them are written by `Waves` and `Passes`; what was written is counted below.
+            Timing::Steps | Timing::Waves | Timing::Passes => {
+                u32::try_from(entry.recording().count() + 2).unwrap_or(u32::MAX)
+            }
         };
         if recording.query_count > 0 {
             let info = vk::QueryPoolCreateInfo::default()
@@ -105,7 +113,8 @@ impl Recording {
             bound: vk::Pipeline::null(),
             queries: recording.queries,
             next_query: 0,
-            every_step: timing == Timing::Steps,
+            timing,
+            open: false,
         };
         let mut steps = entry.recording();
         let count = recording.segments.len();
@@ -125,13 +134,14 @@ impl Recording {
                 walk.timestamp(*commands);
             }
             walk.segment(*commands, &mut steps);
-            if index + 1 == count && recording.query_count > 0 {
+            if index + 1 == count && matches!(timing, Timing::Ends | Timing::Steps) {
                 walk.timestamp(*commands);
             }
             // SAFETY: the buffer is recording.
             unsafe { raw.end_command_buffer(*commands) }.map_err(failed)?;
             counters.recordings += 1;
         }
+        recording.query_count = walk.next_query;
         Ok(recording)
     }
 
@@ -169,7 +179,9 @@ struct Walk<'a> {
     bound: vk::Pipeline,
     queries: vk::QueryPool,
     next_query: u32,
-    every_step: bool,
+    timing: Timing,
+    /// Whether passes were recorded since the last barrier or cut.
+    open: bool,
 }
 
 impl Walk<'_> {
@@ -181,20 +193,41 @@ impl Walk<'_> {
     ) {
         self.bound = vk::Pipeline::null();
         for step in steps {
-            match step {
-                Step::Dispatch(pass) => self.dispatch(commands, *pass),
-                Step::Barrier(barrier) => self.barrier(commands, *barrier),
-                Step::Cut => {
-                    if self.every_step {
-                        self.timestamp(commands);
-                    }
-                    return;
+            if *step == Step::Cut {
+                self.end_wave(commands);
+                if self.timing == Timing::Steps {
+                    self.timestamp(commands);
                 }
+                return;
             }
-            if self.every_step {
+            match step {
+                Step::Dispatch(pass) => {
+                    if self.timing == Timing::Passes && self.open {
+                        self.barrier(commands, Barrier::Memory);
+                    }
+                    self.dispatch(commands, *pass);
+                    self.open = true;
+                }
+                Step::Barrier(barrier) => {
+                    self.end_wave(commands);
+                    self.barrier(commands, *barrier);
+                }
+                Step::Cut => {}
+            }
+            let is_pass = matches!(step, Step::Dispatch(_));
+            if self.timing == Timing::Steps || (self.timing == Timing::Passes && is_pass) {
                 self.timestamp(commands);
             }
         }
+        self.end_wave(commands);
+    }
+
+    /// The passes since the last barrier or cut were a wave.
+    fn end_wave(&mut self, commands: vk::CommandBuffer) {
+        if self.timing == Timing::Waves && self.open {
+            self.timestamp(commands);
+        }
+        self.open = false;
     }
 
     fn dispatch(&mut self, commands: vk::CommandBuffer, id: PassId) {

@@ -94,3 +94,71 @@ fn bench_compiles_a_graph_for_several_entries() {
         assert_eq!(one["random_weights"], true);
     }
 }
+
+#[test]
+fn profile_tells_passes_and_waves_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chain.plan");
+    let plan = plans::chain();
+    std::fs::write(&file, codec::encode(&plan).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    let made = json(&["profile", file, "--runs", "4", "--format", "json"]);
+    let entry = &plan.entries[0];
+    let waves = graphc::plan::waves::waves(entry);
+    assert_eq!(made["runs"], 4);
+    assert_eq!(made["waves"].as_array().unwrap().len(), waves.len());
+    assert_eq!(made["passes"].as_array().unwrap().len(), entry.passes.len());
+    for rows in [&made["waves"], &made["passes"]] {
+        let share: f64 = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["share"].as_f64().unwrap())
+            .sum();
+        assert!((share - 1.0).abs() < 1e-6, "{rows}");
+    }
+    assert!(made["whole"]["median"].as_f64() > Some(0.0));
+
+    let trace = folder.path().join("trace.json");
+    let args = [
+        "profile",
+        file,
+        "--runs",
+        "2",
+        "--trace",
+        trace.to_str().unwrap(),
+    ];
+    let text = String::from_utf8(graphc(&args).stdout).unwrap();
+    let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    // Two forwards per pass, on the device's track.
+    let of = |event: &&Value| event["ph"] == "X" && event["pid"] == 2 && event["tid"] == 2;
+    assert_eq!(events.iter().filter(of).count(), 2 * entry.passes.len());
+    let nowhere = graphc(&[
+        "profile",
+        file,
+        "--runs",
+        "1",
+        "--trace",
+        "no/such/folder/t.json",
+    ]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nowhere.stderr);
+    assert!(
+        said.contains("cannot write `no/such/folder/t.json`"),
+        "{said}"
+    );
+    for words in [
+        "whole on the device",
+        "sum of waves",
+        "sum of passes",
+        "test.ron:1",
+    ] {
+        assert!(text.contains(words), "no {words} in {text}");
+    }
+    let csv = graphc(&[
+        "profile", file, "--runs", "2", "--format", "csv", "--unfold",
+    ]);
+    let csv = String::from_utf8(csv.stdout).unwrap();
+    assert_eq!(csv.lines().count(), 1 + entry.passes.len(), "{csv}");
+}

@@ -178,6 +178,7 @@ pub fn profile() -> DeviceProfile {
             matrix_f16_flops: None,
             f32_flops: Some(1e9),
             dependent_pass_s: Some(1e-6),
+            ..Roofs::default()
         },
         choices: BTreeMap::new(),
         max_submit_ms: None,

@@ -27,10 +27,16 @@ mod measure;
 #[cfg(feature = "gpu")]
 mod model;
 mod output;
+#[cfg(feature = "gpu")]
+mod profile;
 mod request;
+#[cfg(feature = "gpu")]
+mod samples;
 mod shaders;
 #[cfg(feature = "gpu")]
 mod sink;
+#[cfg(feature = "gpu")]
+mod subject;
 mod verify;
 
 use std::process::ExitCode;
@@ -82,6 +88,9 @@ enum Command {
     /// Measure forward passes
     #[cfg(feature = "gpu")]
     Bench(bench::Args),
+    /// Show where the time of a forward pass goes
+    #[cfg(feature = "gpu")]
+    Profile(profile::Args),
     /// Print a shell's completion script
     Completions(manual::CompletionsArgs),
     /// Print the manual page of graphc or of one command
@@ -106,6 +115,8 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         #[cfg(feature = "gpu")]
         Command::Bench(args) => bench::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Profile(args) => profile::run(args, &context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
     };

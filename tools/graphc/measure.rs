@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use graphc::plan::{Entry, Plan, Step};
 use graphc::run::{EntryId, Output, RunError, Session, Ticket, Timing};
 
+use crate::failure::Failure;
+
 /// Forwards before anything is measured, at least: the entry is recorded, pages are touched.
 const WARM_UP_RUNS: usize = 3;
 /// Time before anything is measured, at least: clocks rise.
@@ -110,7 +112,13 @@ pub fn measure(
     })
 }
 
-fn warm_up(
+/// An error of the session as a failure of the command.
+pub fn failed(error: RunError) -> Failure {
+    Failure::coded(error.code(), &error)
+}
+
+/// Runs an entry until clocks have risen and pages are touched.
+pub fn warm_up(
     session: &mut Session,
     entry: EntryId,
     inputs: &[(String, Vec<u32>)],
@@ -146,7 +154,8 @@ fn nanoseconds(time: f64) -> Duration {
     Duration::from_secs_f64(time.max(0.0) * 1e-9)
 }
 
-fn forward<'s>(
+/// Submits a forward and waits for it.
+pub fn forward<'s>(
     session: &'s mut Session,
     entry: EntryId,
     inputs: &[(String, Vec<u32>)],
@@ -155,7 +164,8 @@ fn forward<'s>(
     session.wait(ticket)
 }
 
-fn submit(
+/// Submits a forward.
+pub fn submit(
     session: &mut Session,
     entry: EntryId,
     inputs: &[(String, Vec<u32>)],
@@ -169,7 +179,7 @@ fn submit(
 
 /// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.
 /// Language models decode greedily and never stop.
-fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>)> {
+pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>)> {
     let dim = |name: &str| {
         let found = entry
             .dims
