@@ -81,6 +81,7 @@ fn help_texts_are_as_recorded() {
         "devices",
         "bench",
         "profile",
+        "roof",
         "completions",
         "man",
     ];

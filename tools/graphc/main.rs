@@ -31,6 +31,8 @@ mod output;
 mod profile;
 mod request;
 #[cfg(feature = "gpu")]
+mod roof;
+#[cfg(feature = "gpu")]
 mod samples;
 mod shaders;
 #[cfg(feature = "gpu")]
@@ -91,6 +93,9 @@ enum Command {
     /// Show where the time of a forward pass goes
     #[cfg(feature = "gpu")]
     Profile(profile::Args),
+    /// Measure what a device can do at best, and write it to its profile
+    #[cfg(feature = "gpu")]
+    Roof(roof::Args),
     /// Print a shell's completion script
     Completions(manual::CompletionsArgs),
     /// Print the manual page of graphc or of one command
@@ -117,6 +122,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args, &context),
         #[cfg(feature = "gpu")]
         Command::Profile(args) => profile::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Roof(args) => roof::run(args, &context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
     };

@@ -9,6 +9,8 @@ use crate::expr::Expr;
 use crate::span::{FileId, SourceMap, Sources, Span};
 use crate::text::options;
 
+pub mod edit;
+
 /// The folder that names are looked up in.
 pub const FOLDER: &str = "profiles/devices";
 
@@ -218,8 +220,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    const H200: &str = include_str!("../profiles/devices/nvidia-h200.ron");
-    const LAVAPIPE: &str = include_str!("../profiles/devices/lavapipe.ron");
+    const H200: &str = include_str!("../../profiles/devices/nvidia-h200.ron");
+    const LAVAPIPE: &str = include_str!("../../profiles/devices/lavapipe.ron");
 
     fn shipped() -> BTreeMap<String, String> {
         let file = |name: &str, text: &str| (format!("{FOLDER}/{name}.ron"), text.to_owned());
