@@ -147,6 +147,7 @@ fn code() -> Vec<Code> {
             let part = first.to_str().unwrap().trim_end_matches(".rs").to_string();
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+            let text = text.split("#[cfg(test)]\n#[allow(").next().unwrap();
             let lines: Vec<&str> = text
                 .lines()
                 .filter(|line| !line.trim_start().starts_with("//"))

@@ -1,6 +1,6 @@
 //! What a GGUF file says about its model, in the words that graphs and tokenizers ask in.
 //!
-//! In: an opened file. Out: values for a graph's params ([`values`]), and the arrays of the tokenizer
+//! In: an opened file. Out: values for a graph's params, and the arrays of the tokenizer
 //! ([`Vocabulary`]) as views of the file.
 //!
 //! Keys of the architecture stand twice, as they are (`llama.block_count`) and without the architecture
