@@ -3,7 +3,7 @@
 // every key and value is loaded once. The last workgroup to arrive joins the parts.
 //
 // LANES invocations share a place, eight dimensions each; TEAMS places are worked on side by side, and each team walks
-// DEPTH of them at once, so that DEPTH loads of keys and of values are in flight. Products of a team meet in shared
+// DEPTH of them at once; the next keys are on their way while these are worked on. Products of a team meet in shared
 // memory. Every team has a maximum, a sum and an output of its own until the end.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -13,6 +13,7 @@
 #include "include/storage.glsl"
 
 layout(constant_id = 0) const uint WIDTH = 128;
+layout(constant_id = 1) const uint SHARE = 128;
 layout(local_size_x = LOCAL_X) in;
 #include "include/cached.glsl"
 // One more for each row, split and head: outputs relative to the part's maximum, and (maximum, sum).
@@ -26,25 +27,28 @@ const uint TEAMS = LOCAL_X / LANES;
 const uint DEPTH = 4;
 const uint TILE = TEAMS * DEPTH;
 const uint PAIRS = TILE * GROUP;
+const uint MOST_SPLITS = 32;
+const uint ROOM = max(2 * MOST_SPLITS * GROUP, TEAMS * max(DEPTH * GROUP * (LANES + 1), D));
+// Heads whose outputs fit side by side into what the products took.
+const uint AT_ONCE = min(GROUP, ROOM / (TEAMS * D));
 const float LOWEST = -1.0e30;
 
-// Products of a lane, then scores: [place of the tile][head][lane].
-shared float products[max(PAIRS * (LANES + 1), TEAMS * D)];
+// Products of lanes, [place of the tile][head][lane]; at the end outputs of teams, then weights of parts.
+shared float products[ROOM];
 shared float scores[PAIRS];
 shared vec2 team_sums[TEAMS * GROUP];
+shared vec2 head_sums[GROUP];
 
-// Eight elements of a cache from element `at`.
+// Eight elements as they are stored, and as numbers.
+#define EIGHT_C uvec4[VEC_C]
 #if VEC_C == 1
-#define LOAD(cache, at, into) { \
-    uvec4 bits = cache[(at) / 8]; \
-    into[0] = vec4(unpackHalf2x16(bits.x), unpackHalf2x16(bits.y)); \
-    into[1] = vec4(unpackHalf2x16(bits.z), unpackHalf2x16(bits.w)); \
-}
+#define LOAD_C(from, at) EIGHT_C(from[(at) / 8])
+#define LOW_C(v) vec4(unpackHalf2x16(v[0].x), unpackHalf2x16(v[0].y))
+#define HIGH_C(v) vec4(unpackHalf2x16(v[0].z), unpackHalf2x16(v[0].w))
 #else
-#define LOAD(cache, at, into) { \
-    into[0] = uintBitsToFloat(cache[(at) / 4]); \
-    into[1] = uintBitsToFloat(cache[(at) / 4 + 1]); \
-}
+#define LOAD_C(from, at) EIGHT_C(from[(at) / 4], from[(at) / 4 + 1])
+#define LOW_C(v) uintBitsToFloat(v[0])
+#define HIGH_C(v) uintBitsToFloat(v[1])
 #endif
 
 void main() {
@@ -57,10 +61,11 @@ void main() {
     uint out_base = (row * OPT_HEADS + kv_head * GROUP) * D;
 
     // Every workgroup of the row comes to the same parts.
+    uint slot = slots[row / rows];
     uvec2 range = seen(positions[row]);
     uint length = range.y - range.x;
-    uint share = (length + splits - 1) / splits;
-    share = max((share + TILE - 1) / TILE, 1) * TILE;
+    uint share = max((length + splits - 1) / splits, SHARE);
+    share = (share + TILE - 1) / TILE * TILE;
     uint live = (length + share - 1) / share;
     if (gl_WorkGroupID.x >= live) {
         if (length == 0 && gl_WorkGroupID.x == 0) {
@@ -72,16 +77,35 @@ void main() {
     }
     uint from = range.x + gl_WorkGroupID.x * share;
     uint to = min(from + share, range.y);
-    uint base = (slots[row / rows] * OPT_KV_HEADS + kv_head) * ctx;
+    // Past the end the last place stands in; spare invocations follow the first team.
+    uint mine = (works ? team : 0);
+    uint base = (slot * OPT_KV_HEADS + kv_head) * ctx;
+#define PLACE(k0, u) ((base + min((k0) + (u) * TEAMS + mine, to - 1)) * D + lane * 8)
 
+    EIGHT_C k[DEPTH];
+    EIGHT_C v[DEPTH];
+    [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+        k[u] = LOAD_C(k_cache, PLACE(from, u));
+    }
     vec4 my_q[GROUP][2];
+    [[unroll]] for (uint h = 0; h < GROUP; h++) {
+        uint at = out_base + h * D + lane * 8;
+#if VEC_A == 1
+        uvec4 bits = q[at / 8];
+        my_q[h][0] = vec4(unpackHalf2x16(bits.x), unpackHalf2x16(bits.y));
+        my_q[h][1] = vec4(unpackHalf2x16(bits.z), unpackHalf2x16(bits.w));
+#else
+        my_q[h][0] = uintBitsToFloat(q[at / 4]);
+        my_q[h][1] = uintBitsToFloat(q[at / 4 + 1]);
+#endif
+    }
+    [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+        v[u] = LOAD_C(v_cache, PLACE(from, u));
+    }
     vec4 o[GROUP][2];
     float peak[GROUP];
     float total[GROUP];
     [[unroll]] for (uint h = 0; h < GROUP; h++) {
-        [[unroll]] for (uint e = 0; e < 8; e++) {
-            my_q[h][e / 4][e % 4] = float(q[out_base + h * D + lane * 8 + e]);
-        }
         o[h][0] = vec4(0.0);
         o[h][1] = vec4(0.0);
         peak[h] = LOWEST;
@@ -89,23 +113,20 @@ void main() {
     }
 
     for (uint k0 = from; k0 < to; k0 += TILE) {
-        vec4 v[DEPTH][2];
         if (works) {
-            vec4 k[DEPTH][2];
-            // Past the end the last place stands in.
             [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                uint at = (base + min(k0 + u * TEAMS + team, to - 1)) * D + lane * 8;
-                LOAD(k_cache, at, k[u])
-            }
-            [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                uint at = (base + min(k0 + u * TEAMS + team, to - 1)) * D + lane * 8;
-                LOAD(v_cache, at, v[u])
-            }
-            [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+                vec4 low = LOW_C(k[u]);
+                vec4 high = HIGH_C(k[u]);
                 [[unroll]] for (uint h = 0; h < GROUP; h++) {
                     uint pair = (u * TEAMS + team) * GROUP + h;
-                    products[pair * (LANES + 1) + lane] = dot(my_q[h][0], k[u][0]) + dot(my_q[h][1], k[u][1]);
+                    products[pair * (LANES + 1) + lane] = dot(my_q[h][0], low) + dot(my_q[h][1], high);
                 }
+            }
+        }
+        bool more = k0 + TILE < to;
+        if (more) {
+            [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+                k[u] = LOAD_C(k_cache, PLACE(k0 + TILE, u));
             }
         }
         barrier();
@@ -118,12 +139,12 @@ void main() {
         }
         barrier();
         if (works) {
+            float p[GROUP][DEPTH];
             [[unroll]] for (uint h = 0; h < GROUP; h++) {
-                float s[DEPTH];
                 float higher = peak[h];
                 [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                    s[u] = scores[(u * TEAMS + team) * GROUP + h];
-                    higher = max(higher, s[u]);
+                    p[h][u] = scores[(u * TEAMS + team) * GROUP + h];
+                    higher = max(higher, p[h][u]);
                 }
                 float decay = exp2(peak[h] - higher);
                 peak[h] = higher;
@@ -131,11 +152,22 @@ void main() {
                 o[h][0] *= decay;
                 o[h][1] *= decay;
                 [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                    float p = exp2(s[u] - higher);
-                    total[h] += p;
-                    o[h][0] += p * v[u][0];
-                    o[h][1] += p * v[u][1];
+                    p[h][u] = exp2(p[h][u] - higher);
+                    total[h] += p[h][u];
                 }
+            }
+            [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+                vec4 low = LOW_C(v[u]);
+                vec4 high = HIGH_C(v[u]);
+                [[unroll]] for (uint h = 0; h < GROUP; h++) {
+                    o[h][0] += p[h][u] * low;
+                    o[h][1] += p[h][u] * high;
+                }
+            }
+        }
+        if (more) {
+            [[unroll]] for (uint u = 0; u < DEPTH; u++) {
+                v[u] = LOAD_C(v_cache, PLACE(k0 + TILE, u));
             }
         }
     }
@@ -146,15 +178,8 @@ void main() {
             team_sums[h * TEAMS + team] = vec2(peak[h], total[h]);
         }
     }
-    uint part = (row * splits + gl_WorkGroupID.x) * OPT_HEADS + kv_head * GROUP;
-    [[unroll]] for (uint h = 0; h < GROUP; h++) {
-        barrier();
-        if (works) {
-            [[unroll]] for (uint e = 0; e < 8; e++) {
-                products[team * D + lane * 8 + e] = o[h][e / 4][e % 4];
-            }
-        }
-        barrier();
+    barrier();
+    for (uint h = t; h < GROUP; h += LOCAL_X) {
         float highest = LOWEST;
         for (uint other = 0; other < TEAMS; other++) {
             highest = max(highest, team_sums[h * TEAMS + other].x);
@@ -164,45 +189,76 @@ void main() {
             vec2 theirs = team_sums[h * TEAMS + other];
             sum += exp2(theirs.x - highest) * theirs.y;
         }
-        for (uint d4 = t; d4 < D / 4; d4 += LOCAL_X) {
-            vec4 value = vec4(0.0);
-            for (uint other = 0; other < TEAMS; other++) {
-                float weight = exp2(team_sums[h * TEAMS + other].x - highest);
-                [[unroll]] for (uint e = 0; e < 4; e++) {
-                    value[e] += weight * products[other * D + 4 * d4 + e];
+        head_sums[h] = vec2(highest, sum);
+    }
+    uint part = (row * splits + gl_WorkGroupID.x) * OPT_HEADS + kv_head * GROUP;
+    [[unroll]] for (uint h0 = 0; h0 < GROUP; h0 += AT_ONCE) {
+        barrier();
+        if (works) {
+            [[unroll]] for (uint h = h0; h < min(h0 + AT_ONCE, GROUP); h++) {
+                float weight = exp2(peak[h] - head_sums[h].x);
+                [[unroll]] for (uint e = 0; e < 8; e++) {
+                    products[((h - h0) * TEAMS + team) * D + lane * 8 + e] = weight * o[h][e / 4][e % 4];
                 }
+            }
+        }
+        barrier();
+        for (uint e = t; e < min(AT_ONCE, GROUP - h0) * D; e += LOCAL_X) {
+            float value = 0.0;
+            for (uint other = 0; other < TEAMS; other++) {
+                value += products[(e / D * TEAMS + other) * D + e % D];
             }
             if (live == 1) {
-                [[unroll]] for (uint e = 0; e < 4; e++) {
-                    y[out_base + h * D + 4 * d4 + e] = A(value[e] / sum);
-                }
+                y[out_base + h0 * D + e] = A(value / head_sums[h0 + e / D].y);
             } else {
-                parts[(part + h) * (D / 4) + d4] = value;
+                parts[((part + h0) * D + e) / 4][e % 4] = value;
             }
         }
-        if (live > 1 && t == 0) {
-            sums[part + h] = vec2(highest, sum);
-        }
+    }
+    if (live > 1 && t < GROUP) {
+        sums[part + t] = head_sums[t];
     }
     if (live == 1 || !last_to_arrive(row * OPT_KV_HEADS + kv_head, live)) {
         return;
     }
 
-    // Parts into the row, four columns an invocation.
-    for (uint e = t; e < GROUP * D / 4; e += LOCAL_X) {
-        uint head = kv_head * GROUP + e / (D / 4);
-        uint first = row * splits * OPT_HEADS + head;
+    // Parts into the row. All of their sums come at once, then several outputs at a time.
+    uint first = row * splits * OPT_HEADS + kv_head * GROUP;
+    for (uint e = t; e < GROUP * live; e += LOCAL_X) {
+        vec2 theirs = sums[first + e / GROUP * OPT_HEADS + e % GROUP];
+        products[e] = theirs.x;
+        products[MOST_SPLITS * GROUP + e] = theirs.y;
+    }
+    barrier();
+    for (uint h = t; h < GROUP; h += LOCAL_X) {
         float highest = LOWEST;
         for (uint s = 0; s < live; s++) {
-            highest = max(highest, sums[first + s * OPT_HEADS].x);
+            highest = max(highest, products[s * GROUP + h]);
         }
+        head_sums[h].x = highest;
+    }
+    barrier();
+    for (uint e = t; e < GROUP * live; e += LOCAL_X) {
+        products[e] = exp2(products[e] - head_sums[e % GROUP].x);
+    }
+    barrier();
+    const uint AHEAD = 16;
+    for (uint e = t; e < GROUP * D / 4; e += LOCAL_X) {
+        uint h = e / (D / 4);
         vec4 value = vec4(0.0);
         float sum = 0.0;
-        for (uint s = 0; s < live; s++) {
-            vec2 theirs = sums[first + s * OPT_HEADS];
-            float weight = exp2(theirs.x - highest);
-            sum += weight * theirs.y;
-            value += weight * parts[(first + s * OPT_HEADS) * (D / 4) + e % (D / 4)];
+        for (uint s0 = 0; s0 < live; s0 += AHEAD) {
+            vec4 theirs[AHEAD];
+            [[unroll]] for (uint s = 0; s < AHEAD; s++) {
+                theirs[s] = parts[(first + min(s0 + s, live - 1) * OPT_HEADS) * (D / 4) + e];
+            }
+            [[unroll]] for (uint s = 0; s < AHEAD; s++) {
+                if (s0 + s < live) {
+                    float weight = products[(s0 + s) * GROUP + h];
+                    sum += weight * products[MOST_SPLITS * GROUP + (s0 + s) * GROUP + h];
+                    value += weight * theirs[s];
+                }
+            }
         }
         [[unroll]] for (uint c = 0; c < 4; c++) {
             y[out_base + 4 * e + c] = A(value[c] / sum);

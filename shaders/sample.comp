@@ -24,7 +24,8 @@ layout(binding = BIND_STOPS) readonly buffer In6 { uint stops[]; };
 layout(binding = BIND_PROGRESS) buffer State0 { uvec4 progress[]; };
 layout(binding = BIND_RING) buffer State1 { uint ring[]; };
 layout(binding = BIND_TOKENS) writeonly buffer Out0 { uint tokens[]; };
-// Best score, its index, largest logit, whether a logit is no number or +infinity.
+// Best score (of a row with cuts: the sum of weights), its index, largest logit, whether a logit is no number or
+// +infinity. Scores and weights are relative to the share's own largest logit.
 layout(binding = BIND_PARTIAL) coherent buffer Work0 { uvec4 partial[]; };
 layout(binding = BIND_COUNTERS) coherent buffer Work1 { uint counters[]; };
 layout(push_constant) uniform Push { uint vocab, groups; };
@@ -32,6 +33,7 @@ layout(push_constant) uniform Push { uint vocab, groups; };
 #include "include/arrive.glsl"
 
 const uint NONE = 0xffffffffu;
+const uint MOST_GROUPS = 128;
 const uint INVALID = 0xfffffffeu;
 #define LOWEST uintBitsToFloat(0xff800000u)
 
@@ -42,6 +44,9 @@ shared uint list_index[LIST];
 shared float sorted_value[LIST];
 shared uint sorted_index[LIST];
 shared uint list_count;
+// Shares that can hold tokens of the list.
+shared uint shares[MOST_GROUPS];
+shared uint share_count;
 shared uint any_bad;
 shared float shared_cut;
 
@@ -112,16 +117,30 @@ float noise(Row r, uint index) {
     return gumbel(random(r.seed.x, r.seed.y, index));
 }
 
-// The largest `score` over the indices `first .. last` of the row.
+// Walks this invocation's logits of `first .. last`, AHEAD loads at a time: `body` sees `j` and `logit`.
+const uint AHEAD = 8;
+#define EACH(first, last, body) \
+    for (uint j0 = (first) + t; j0 < (last); j0 += AHEAD * WIDTH) { \
+        float ahead[AHEAD]; \
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
+            ahead[u] = logits[row * vocab + min(j0 + u * WIDTH, (last) - 1)]; \
+        } \
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
+            uint j = j0 + u * WIDTH; \
+            float logit = ahead[u]; \
+            if (j < (last)) body \
+        } \
+    }
+
+// The best score over the indices `first .. last` of the row.
 void scan(Row r, uint first, uint last, inout float value, inout uint index) {
-    for (uint j = first + t; j < last; j += WIDTH) {
-        float logit = logits[row * vocab + j];
-        float score = r.temperature == 0.0 ? logit : (logit - r.peak) / r.temperature + noise(r, j);
+    EACH(first, last, {
+        float score = (logit - r.peak) / r.temperature + noise(r, j);
         if (better(score, j, value, index)) {
             value = score;
             index = j;
         }
-    }
+    })
 }
 
 // A logit that no token of the kept ones is below, however the others lie.
@@ -196,18 +215,13 @@ void pick_from_list(Row r, uint count, float mass, inout float value, inout uint
 // Over all of the row: the number of logits above `cut`, or the weight of those that are not below `floor_value` too.
 float count_above(float cut) {
     float part = 0.0;
-    for (uint j = t; j < vocab; j += WIDTH) {
-        part += float(logits[row * vocab + j] > cut);
-    }
+    EACH(0, vocab, { part += float(logit > cut); })
     return reduce_sum(part);
 }
 
 float mass_above(Row r, float cut, float floor_value) {
     float part = 0.0;
-    for (uint j = t; j < vocab; j += WIDTH) {
-        float logit = logits[row * vocab + j];
-        part += logit > cut && logit >= floor_value ? exp((logit - r.peak) / r.temperature) : 0.0;
-    }
+    EACH(0, vocab, { part += logit > cut && logit >= floor_value ? exp((logit - r.peak) / r.temperature) : 0.0; })
     return reduce_sum(part);
 }
 
@@ -239,43 +253,57 @@ void pick_from_row(Row r, inout float value, inout uint index) {
         }
         keep = from_key(low);
     }
-    for (uint j = t; j < vocab; j += WIDTH) {
-        float logit = logits[row * vocab + j];
-        if (logit >= keep) {
-            float score = (logit - r.peak) / r.temperature + noise(r, j);
-            if (better(score, j, value, index)) {
-                value = score;
-                index = j;
-            }
+    EACH(0, vocab, {
+        float score = logit >= keep ? (logit - r.peak) / r.temperature + noise(r, j) : LOWEST;
+        if (better(score, j, value, index)) {
+            value = score;
+            index = j;
         }
-    }
+    })
     reduce_best(value, index);
 }
 
 // The best token of a row that top_k or top_p cuts.
-uint pick_cut(Row r) {
+uint pick_cut(Row r, uint share) {
     float value = LOWEST;
     uint index = NONE;
     float floor_value = lower_bound(r);
     if (t == 0) {
         list_count = 0;
+        share_count = 0;
     }
     barrier();
     float part = 0.0;
-    for (uint j = t; j < vocab; j += WIDTH) {
-        float logit = logits[row * vocab + j];
-        if (!r.cuts_k) {
-            part += exp((logit - r.peak) / r.temperature);
-        }
-        if (logit >= floor_value) {
-            uint at = atomicAdd(list_count, 1);
-            if (at < LIST) {
-                list_value[at] = logit;
-                list_index[at] = j;
-            }
+    for (uint g = t; g < groups; g += WIDTH) {
+        uvec4 other = partial[row * groups + g];
+        float peak = uintBitsToFloat(other.z);
+        part += peak == LOWEST ? 0.0 : uintBitsToFloat(other.x) * exp((peak - r.peak) / r.temperature);
+        if (peak >= floor_value) {
+            shares[atomicAdd(share_count, 1)] = g;
         }
     }
     float mass = reduce_sum(part);
+    // Only of shares whose largest logit counts.
+    uint most = share_count * share;
+    for (uint e0 = t; e0 < most; e0 += AHEAD * WIDTH) {
+        float ahead[AHEAD];
+        uint at[AHEAD];
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+            uint e = min(e0 + u * WIDTH, most - 1);
+            at[u] = shares[e / share] * share + e % share;
+            ahead[u] = logits[row * vocab + min(at[u], vocab - 1)];
+        }
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+            if (e0 + u * WIDTH < most && at[u] < vocab && ahead[u] >= floor_value) {
+                uint to = atomicAdd(list_count, 1);
+                if (to < LIST) {
+                    list_value[to] = ahead[u];
+                    list_index[to] = at[u];
+                }
+            }
+        }
+    }
+    barrier();
     uint count = list_count;
     if (count <= LIST) {
         pick_from_list(r, count, mass, value, index);
@@ -323,8 +351,7 @@ void main() {
         any_bad = 0;
     }
     barrier();
-    for (uint j = first + t; j < last; j += WIDTH) {
-        float logit = logits[row * vocab + j];
+    EACH(first, last, {
         // By bits, as compilers may assume that there are no NaNs.
         uint bits = floatBitsToUint(logit);
         if ((bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u) {
@@ -334,7 +361,7 @@ void main() {
             peak = logit;
             at = j;
         }
-    }
+    })
     reduce_best(peak, at);
     float value = peak;
     uint index = at;
@@ -344,6 +371,10 @@ void main() {
         index = NONE;
         scan(r, first, last, value, index);
         reduce_best(value, index);
+    } else if (r.cuts_p && !r.cuts_k) {
+        float part = 0.0;
+        EACH(first, last, { part += exp((logit - peak) / r.temperature); })
+        value = reduce_sum(part);
     }
     if (t == 0) {
         partial[row * groups + gl_WorkGroupID.x] = uvec4(floatBitsToUint(value), index, floatBitsToUint(peak), any_bad);
@@ -367,7 +398,7 @@ void main() {
     uint token = dead ? NONE : INVALID;
     if (!dead && !bad) {
         if (r.cuts_k || r.cuts_p) {
-            token = pick_cut(r);
+            token = pick_cut(r, share);
         } else {
             value = LOWEST;
             token = NONE;

@@ -1,5 +1,9 @@
 // What the variants of `cached_attention` share: bindings, and which places of the cache a row sees.
+#ifdef VEC_A
+layout(binding = BIND_Q) readonly buffer In0 { uvec4 q[]; };
+#else
 layout(binding = BIND_Q) readonly buffer In0 { A q[]; };
+#endif
 layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
 layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
 #ifdef VEC_C
@@ -10,7 +14,11 @@ layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec4 v_cache[]; };
 layout(binding = BIND_K_CACHE) readonly buffer In3 { C k_cache[]; };
 layout(binding = BIND_V_CACHE) readonly buffer In4 { C v_cache[]; };
 #endif
+#ifdef WHOLE_VECTORS
+layout(binding = BIND_Y) writeonly buffer Out { uvec4 y[]; };
+#else
 layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+#endif
 // `rows` of each sequence.
 layout(push_constant) uniform Push { uint rows, ctx, splits; float scale, softcap; };
 

@@ -1,0 +1,70 @@
+// `cached_attention` for f16 on matrix units: TILE_Q rows of one sequence and head a workgroup.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#include "include/storage.glsl"
+
+layout(local_size_x = LOCAL_X) in;
+#define WHOLE_VECTORS
+#include "include/cached.glsl"
+
+shared uint tile_start;
+shared uint tile_end;
+
+// Of this workgroup: the first row of its tile, and the first vectors of that row and of the cache.
+uint row0, q_at, kv_at;
+// Places that the row sees that this lane owns in the softmax.
+uvec2 mine;
+
+uvec4 query(uint r, uint d8) {
+    return row0 + r < rows ? q[q_at + r * (OPT_HEADS * D / 8) + d8] : uvec4(0);
+}
+
+// Zeros past the last place: weights there are zero, and zero times what is there must be zero too.
+uvec4 key(uint j, uint d8) {
+    return j < tile_end ? k_cache[kv_at + j * (D / 8) + d8] : uvec4(0);
+}
+
+uvec4 value(uint j, uint d8) {
+    return j < tile_end ? v_cache[kv_at + j * (D / 8) + d8] : uvec4(0);
+}
+
+bool sees(uint r, uint j) {
+    return j >= mine.x && j < mine.y;
+}
+
+void result(uint r, uint d8, uvec4 v) {
+    if (row0 + r < rows) {
+        y[q_at + r * (OPT_HEADS * D / 8) + d8] = v;
+    }
+}
+
+#include "include/flash_matrix.glsl"
+
+void main() {
+    uint head = gl_WorkGroupID.y;
+    uint sequence = gl_WorkGroupID.z;
+    row0 = gl_WorkGroupID.x * TILE_Q;
+    q_at = ((sequence * rows + row0) * OPT_HEADS + head) * (D / 8);
+    kv_at = (slots[sequence] * OPT_KV_HEADS + head / (OPT_HEADS / OPT_KV_HEADS)) * ctx * (D / 8);
+
+    if (gl_LocalInvocationIndex == 0) {
+        tile_start = NONE;
+        tile_end = 0;
+    }
+    barrier();
+    // A pair of lanes owns a row.
+    uint row = row0 + gl_SubgroupID * 16 + gl_SubgroupInvocationID / 2;
+    mine = row < rows ? seen(positions[sequence * rows + row]) : uvec2(0);
+    if (mine.x < mine.y) {
+        atomicMin(tile_start, mine.x);
+        atomicMax(tile_end, mine.y);
+    }
+    barrier();
+    flash(tile_start / TILE_K * TILE_K, tile_end, scale);
+}
