@@ -212,46 +212,54 @@ void pick_from_list(Row r, uint count, float mass, inout float value, inout uint
     reduce_best(value, index);
 }
 
-// Over all of the row: the number of logits above `cut`, or the weight of those that are not below `floor_value` too.
-float count_above(float cut) {
-    float part = 0.0;
-    EACH(0, vocab, { part += float(logit > cut); })
-    return reduce_sum(part);
-}
-
-float mass_above(Row r, float cut, float floor_value) {
-    float part = 0.0;
-    EACH(0, vocab, { part += logit > cut && logit >= floor_value ? exp((logit - r.peak) / r.temperature) : 0.0; })
-    return reduce_sum(part);
-}
-
-// The same without a list: the lowest cut that keeps few enough, bit by bit.
-void pick_from_row(Row r, inout float value, inout uint index) {
-    float keep = LOWEST;
-    if (r.cuts_k) {
-        uint low = to_key(LOWEST);
-        for (uint high = to_key(r.peak); low < high;) {
-            uint middle = low + (high - low) / 2;
-            if (count_above(from_key(middle)) < r.top_k) {
-                high = middle;
+// The lowest cut of the keys `low .. high` above which less than `wanted` lies; what lies above `high` is less. Weights
+// are 1, or with `weigh` those of the softmax; logits below `least` have none. Each walk of the row tries CUTS cuts.
+const uint CUTS = 7;
+float lowest_cut(Row r, uint low, uint high, float least, bool weigh, float wanted) {
+    while (low < high) {
+        uint step = (high - low) / (CUTS + 1) + 1;
+        float above[CUTS];
+        [[unroll]] for (uint c = 0; c < CUTS; c++) {
+            above[c] = 0.0;
+        }
+        EACH(0, vocab, {
+            uint key = to_key(logit);
+            float weight = weigh ? exp((logit - r.peak) / r.temperature) : 1.0;
+            weight = logit >= least ? weight : 0.0;
+            // Compared by their distances from `low`, which do not overflow.
+            uint distance = key > low ? key - low : 0;
+            [[unroll]] for (uint c = 0; c < CUTS; c++) {
+                above[c] += distance > min(c * step, high - low) ? weight : 0.0;
+            }
+        })
+        uint next_low = low;
+        uint next_high = high;
+        [[unroll]] for (uint c = CUTS; c > 0; c--) {
+            uint cut = low + min((c - 1) * step, high - low);
+            if (reduce_sum(above[c - 1]) < wanted) {
+                next_high = min(next_high, cut);
             } else {
-                low = middle + 1;
+                next_low = max(next_low, cut + 1);
             }
         }
-        keep = from_key(low);
+        low = next_low;
+        high = next_high;
+    }
+    return from_key(low);
+}
+
+// The same without a list: the row is searched for the cuts.
+void pick_from_row(Row r, float mass, inout float value, inout uint index) {
+    float keep = LOWEST;
+    uint top = to_key(r.peak);
+    if (r.cuts_k) {
+        keep = lowest_cut(r, to_key(LOWEST), top, LOWEST, false, r.top_k);
+        float part = 0.0;
+        EACH(0, vocab, { part += logit >= keep ? exp((logit - r.peak) / r.temperature) : 0.0; })
+        mass = reduce_sum(part);
     }
     if (r.cuts_p) {
-        float wanted = r.top_p * mass_above(r, LOWEST, keep);
-        uint low = to_key(keep);
-        for (uint high = to_key(r.peak); low < high;) {
-            uint middle = low + (high - low) / 2;
-            if (mass_above(r, from_key(middle), keep) < wanted) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        keep = from_key(low);
+        keep = lowest_cut(r, to_key(keep), top, keep, true, r.top_p * mass);
     }
     EACH(0, vocab, {
         float score = logit >= keep ? (logit - r.peak) / r.temperature + noise(r, j) : LOWEST;
@@ -308,7 +316,7 @@ uint pick_cut(Row r, uint share) {
     if (count <= LIST) {
         pick_from_list(r, count, mass, value, index);
     } else {
-        pick_from_row(r, value, index);
+        pick_from_row(r, mass, value, index);
     }
     return index;
 }
