@@ -77,7 +77,7 @@ const PROJECT: &str = r#"Kernel(
         "into": Read(of: "f32", shape: ["m...", "all"], optional: true),
         "y": Write(of: "f32", shape: ["m...", "all"], in_place: "into"),
     },
-    split: Split(port: "w", dim: "n", at: "column", of: "columns", chain: ("into", "y")),
+    split: Split(port: "w", dim: "n", at: "column", of: "columns", total: "all", chain: ("into", "y")),
     reference: [
         "acc[i<m, j<n] = sum(p<k: x[i,p] * w[j,p]) + if(has(b), b[j], 0.0)",
         "y[i<m, j<all] = if(j >= column && j < column + n, acc[i, max(0, min(n - 1, j - column))], if(has(into), into[i,j], 0.0))",

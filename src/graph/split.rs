@@ -161,20 +161,18 @@ impl Splitter {
             return Err(format!("it writes {}", written.join(", ")));
         }
         let mut set = pass.binding.options.clone();
-        let columns = self.graph.values[whole].shape.last().copied().unwrap_or(0);
+        let total = pass.binding.dims.get(&split.total).copied();
+        let total = total
+            .and_then(|total| u64::try_from(total).ok())
+            .ok_or_else(|| format!("its kernel has no dim `{}`", split.total))?;
         let all = self.all_rows(pass, split);
-        let at = match &split.of {
-            None => start,
-            Some(of) => {
-                set.insert(of.clone(), int(columns));
-                // Gated kinds make one column of two rows.
-                start
-                    .checked_mul(columns)
-                    .filter(|product| product.is_multiple_of(all))
-                    .ok_or("a part would end inside a column")?
-                    / all
-            }
-        };
+        // Gated kinds make one column of two rows.
+        let at = start
+            .checked_mul(total)
+            .filter(|product| product.is_multiple_of(all))
+            .ok_or("a part would end inside a column")?
+            / all;
+        set.insert(split.of.clone(), int(total));
         set.insert(split.at.clone(), int(at));
         let given: Vec<Given> = manifest
             .ports

@@ -177,7 +177,8 @@ impl Reader {
                 port: split.port.value.clone(),
                 dim: split.dim.value.clone(),
                 at: split.at.value.clone(),
-                of: split.of.as_ref().map(|name| name.value.clone()),
+                of: split.of.value.clone(),
+                total: split.total.value.clone(),
                 into: split.chain.0.value.clone(),
                 out: split.chain.1.value.clone(),
             }),
@@ -215,7 +216,7 @@ impl Reader {
             let message = format!("`{}` is no port in place of `{}`", out.value, into.value);
             self.inconsistent(out, message);
         }
-        for option in std::iter::once(&split.at).chain(&split.of) {
+        for option in [&split.at, &split.of] {
             let known = manifest.options.get(&option.value);
             if !matches!(known, Some(OptionDecl::Int { .. })) {
                 self.inconsistent(option, format!("`{}` is no Int option", option.value));

@@ -83,10 +83,12 @@ pub struct Split {
     pub port: String,
     /// Its first dim. Other weights whose first dim this is are cut alike.
     pub dim: String,
-    /// The option that says where the range starts: in rows, or, if `of` is there, in columns of `out`.
+    /// The option that says where the range starts, in units of which `total` are `dim` rows.
     pub at: String,
-    /// The option that says how many columns `out` has in all.
-    pub of: Option<String>,
+    /// The option that says how many of these units there are in all.
+    pub of: String,
+    /// The dim that is their number when nothing is cut.
+    pub total: String,
     /// The port for what the pass before left.
     pub into: String,
     /// The written port, which takes over the bytes of `into`.

@@ -108,8 +108,8 @@ pub(super) struct RawSplit {
     pub port: Name,
     pub dim: Name,
     pub at: Name,
-    #[serde(default)]
-    pub of: Option<Name>,
+    pub of: Name,
+    pub total: Name,
     pub chain: (Name, Name),
 }
 
