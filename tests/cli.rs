@@ -72,6 +72,7 @@ fn help_texts_are_as_recorded() {
         "",
         "embed",
         "generate",
+        "perplexity",
         "compile",
         "check",
         "fmt",

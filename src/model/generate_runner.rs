@@ -65,15 +65,7 @@ impl Runner for GenerateRunner {
             ),
         })?;
         let mut slot = self.session.begin(*entry)?;
-        let dead = |value| std::iter::repeat(value);
-        write(
-            &mut slot,
-            "ids",
-            chunk.tokens.iter().copied().chain(dead(0)),
-        )?;
-        let positions = (chunk.first..).take(chunk.tokens.len()).chain(dead(NONE));
-        write(&mut slot, "positions", positions)?;
-        write(&mut slot, "slots", dead(chunk.slot))?;
+        write_chunk(&mut slot, chunk)?;
         // The device takes submits in order, so nobody waits for this one.
         let _ticket = slot.submit()?;
         Ok(())
@@ -107,6 +99,15 @@ impl Runner for GenerateRunner {
         let output = self.session.wait(ticket)?;
         Ok(output.tensor::<u32>("tokens")?.to_vec())
     }
+}
+
+/// The inputs of a prefill or score entry.
+pub(super) fn write_chunk(slot: &mut Slot<'_>, chunk: &Chunk<'_>) -> Result<(), RunError> {
+    let dead = |value| std::iter::repeat(value);
+    write(slot, "ids", chunk.tokens.iter().copied().chain(dead(0)))?;
+    let positions = (chunk.first..).take(chunk.tokens.len());
+    write(slot, "positions", positions.chain(dead(NONE)))?;
+    write(slot, "slots", dead(chunk.slot))
 }
 
 /// Fills an input in order, because it may lie in device memory. An input that the entry does not read is absent.

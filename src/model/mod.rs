@@ -17,6 +17,7 @@ pub mod output;
 pub mod rows;
 #[cfg(feature = "gpu")]
 pub mod runner;
+pub mod score;
 pub mod spm;
 pub mod text_tokenizer;
 pub mod texts;

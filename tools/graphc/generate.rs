@@ -325,7 +325,8 @@ fn interruption() -> Arc<AtomicBool> {
     flag
 }
 
-fn failure(error: GenerateError) -> Failure {
+/// What stopped a language model, as a command says it.
+pub fn failure(error: GenerateError) -> Failure {
     match (error.code(), error) {
         (_, GenerateError::Sink(error)) => Failure::from(error),
         (Some(code), error) => Failure::coded(code, &error),

@@ -11,6 +11,7 @@ use graphc::model::generate_runner::GenerateRunner;
 use graphc::model::metadata::ModelMetadata;
 use graphc::model::text_tokenizer::TextTokenizer;
 use graphc::plan::Plan;
+use graphc::run::Session;
 use graphc::span::SourceMap;
 
 use crate::context::Context;
@@ -163,6 +164,27 @@ impl Language {
                 Ok(u32::try_from(rounded).unwrap_or(u32::MAX).min(most))
             }
         }
+    }
+
+    /// A context of `--ctx`, or of `window` positions.
+    pub fn fitting_context(&self, window: u32) -> Result<u32, Failure> {
+        let context = self.context(window as usize, 0, false)?;
+        if context < window {
+            return Err(Failure::bad_input(format!(
+                "a window of {window} tokens does not fit in a context of {context} positions"
+            )));
+        }
+        Ok(context)
+    }
+
+    /// The element type of the weights, as it was asked for.
+    pub fn weights(&self) -> &str {
+        &self.args.weights
+    }
+
+    /// Packs the weights of a plan and loads it.
+    pub fn open_session(&self, plan: Plan, context: &Context) -> Result<Session, Failure> {
+        self.model.open_session(plan, context)
     }
 
     /// An entry with these dimensions.

@@ -28,6 +28,8 @@ mod measure;
 mod model;
 mod output;
 #[cfg(feature = "gpu")]
+mod perplexity;
+#[cfg(feature = "gpu")]
 mod profile;
 mod request;
 #[cfg(feature = "gpu")]
@@ -72,6 +74,9 @@ enum Command {
     /// Continue prompts with a language model
     #[cfg(feature = "gpu")]
     Generate(generate::Args),
+    /// Measure how well a language model foretells a text
+    #[cfg(feature = "gpu")]
+    Perplexity(perplexity::Args),
     /// Compile a graph into a plan
     Compile(compile::Args),
     /// Read, expand, type and fuse a graph without compiling it
@@ -110,6 +115,8 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::run(args, &context),
         #[cfg(feature = "gpu")]
         Command::Generate(args) => generate::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Perplexity(args) => perplexity::run(args, &context),
         Command::Compile(args) => compile::run(args, &context),
         Command::Check(args) => check::run(args, &context),
         Command::Fmt(args) => fmt::run(args, &context),
