@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use graphc::dtype::DType;
 use graphc::expr::Value;
-use graphc::graph::Request;
+use graphc::graph::{NativeTypes, Request};
 use graphc::model::generate::{CHUNKS, Shape, chunks};
 use graphc::model::generate_runner::GenerateRunner;
 use graphc::model::metadata::ModelMetadata;
@@ -13,6 +13,7 @@ use graphc::model::text_tokenizer::TextTokenizer;
 use graphc::plan::Plan;
 use graphc::run::Session;
 use graphc::span::SourceMap;
+use graphc::weights::Checkpoint;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -61,6 +62,8 @@ pub struct Language {
     /// Rows of its embedding table.
     pub rows: u64,
     positions: u64,
+    /// With `--weights native`, the type of each weight.
+    native: Option<NativeTypes>,
     args: Asked,
 }
 
@@ -82,7 +85,20 @@ impl Language {
         let model = Model::open(model, context)?;
         let tokenizer = TextTokenizer::of(model.metadata())
             .map_err(|error| Failure::coded(error.code(), &error))?;
+        let native = match args.weights.as_str() {
+            "native" => {
+                let checkpoint =
+                    Checkpoint::open(&model.metadata().checkpoint).map_err(|error| {
+                        Failure::Diagnosed(error.diagnostic().into(), SourceMap::default())
+                    })?;
+                Some(NativeTypes::new(move |recipe| {
+                    checkpoint.native_dtype(recipe)
+                }))
+            }
+            _ => None,
+        };
         Ok(Self {
+            native,
             rows: model.number("vocab_size", 0)?,
             positions: model.number("max_positions", u64::from(u32::MAX))?,
             tokenizer,
@@ -198,6 +214,7 @@ impl Language {
         }
         // Without a type for all, each weight has its own, and the graph's where none is known.
         request.dtypes.remove("weight");
+        request.native = self.native.clone();
         for (name, text) in [("weight", &self.args.weights), ("kv", &self.args.kv)] {
             if let Ok(dtype) = text.parse::<DType>() {
                 request.dtypes.insert(name.into(), dtype);
