@@ -43,6 +43,9 @@ pub struct Args {
     /// Continue each line of this file; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     prompts: Option<PathBuf>,
+    /// The lines of --prompts are JSON objects, and this field of each is the prompt
+    #[arg(long, value_name = "FIELD", requires = "prompts")]
+    jsonl: Option<String>,
     /// Talk: each line of standard input is a turn
     #[arg(long, conflicts_with_all = ["raw", "json"])]
     chat: bool,
@@ -155,7 +158,7 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
         return Ok(vec![prompt.clone()]);
     }
     let lines = |reader: Box<dyn std::io::BufRead>| {
-        Texts::new(reader, None)
+        Texts::new(reader, args.jsonl.clone())
             .collect::<Result<Vec<String>, _>>()
             .map_err(Failure::bad_input)
     };

@@ -188,12 +188,15 @@ impl Model {
         job.builder = Some(&*builder);
         job.max_submit_ms = self.profile.max_submit_ms;
         Ok(compile(&job, map).map(|compiled| {
-            if !compiled.warnings.is_empty() {
-                let mut warnings = Diagnostics::default();
-                compiled
-                    .warnings
-                    .into_iter()
-                    .for_each(|warning| warnings.push(warning));
+            // A prefill fills the caches only, so much of its last layer has no effect; that is meant.
+            let meant = |request: &Request| request.dims.get("steps") == Some(&0);
+            let mut warnings = Diagnostics::default();
+            compiled
+                .warnings
+                .into_iter()
+                .filter(|warning| warning.code.0 != "G0222" || !entries.iter().any(meant))
+                .for_each(|warning| warnings.push(warning));
+            if !warnings.items().is_empty() {
                 context.say(warnings.render(map, context.color).trim_end());
             }
             compiled.plan
