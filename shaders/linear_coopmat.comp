@@ -1,4 +1,5 @@
-// x w^T on matrix units (KHR cooperative matrix), f16 operands and f32 sums. A workgroup of four subgroups makes a
+// x w^T on matrix units (KHR cooperative matrix), f16 operands and f32 sums. Block formats and normed rows become f16 on
+// their way into the tile. A workgroup of four subgroups makes a
 // 128 x 128 tile, a subgroup 64 x 64 of it as 4 x 4 fragments of 16 x 16. One stage of 32 columns of both operands is
 // in shared memory while the next one is on its way into registers: a second stage there would halve the number of
 // resident workgroups, which costs more than it hides (48 KiB a compute unit is all that Vulkan gives on the device
@@ -28,12 +29,63 @@ shared uvec4 tile_w[TILE * LINE];
 const uint STAGE_LINE = 5;
 shared uvec4 stage[LOCAL_X / 32 * 16 * STAGE_LINE];
 
-uvec4 x8(uint row, uint k8) {
-    return row < m && 8 * k8 < k ? x[row * (k / 8) + k8] : uvec4(0);
+#if HAS_GAIN
+// Sums of squares of x: each element belongs to the invocation that loads that place of every tile.
+shared float squares[TILE * VECTORS];
+
+// The factor 1 / rms of a row is known when all of it was read, and before that x times the gain may be more than f16
+// holds: it is made smaller by a power of two, which the finished sums are multiplied by.
+#if X_F16
+const float SHRINK = 1.0 / 16.0;
+#else
+const float SHRINK = 1.0 / 256.0;
+#endif
+#endif
+
+// Eight f16.
+uvec4 halves(vec4 a, vec4 b) {
+    return uvec4(packHalf2x16(a.xy), packHalf2x16(a.zw), packHalf2x16(b.xy), packHalf2x16(b.zw));
 }
 
+// x[row, 8 * k8 .. 8 * k8 + 8] with zeros past the edges; `slot` is its place in the tile.
+uvec4 x8(uint row, uint k8, uint slot) {
+    if (row >= m || 8 * k8 >= k) {
+        return uvec4(0);
+    }
+#if !HAS_GAIN
+    return x[row * (k / 8) + k8];
+#else
+#if X_F16
+    uvec4 q = x[row * (k / 8) + k8];
+    vec4 a = vec4(unpackHalf2x16(q.x), unpackHalf2x16(q.y));
+    vec4 b = vec4(unpackHalf2x16(q.z), unpackHalf2x16(q.w));
+#else
+    vec4 a = uintBitsToFloat(x[row * (k / 4) + 2 * k8]);
+    vec4 b = uintBitsToFloat(x[row * (k / 4) + 2 * k8 + 1]);
+#endif
+    squares[slot] += dot(a, a) + dot(b, b);
+    a = clamp(a * gain[2 * k8] * SHRINK, -65504.0, 65504.0);
+    b = clamp(b * gain[2 * k8 + 1] * SHRINK, -65504.0, 65504.0);
+    return halves(a, b);
+#endif
+}
+
+// w[column, 8 * k8 .. 8 * k8 + 8] with zeros past the edges.
 uvec4 w8(uint column, uint k8) {
-    return column < n && 8 * k8 < k ? w[column * (k / 8) + k8] : uvec4(0);
+    if (column >= n || 8 * k8 >= k) {
+        return uvec4(0);
+    }
+#if W_INT8
+    uvec2 q = w[column * (k / 8) + k8];
+    float scale = float(w_scale[int8_group(n * k, column * k + 8 * k8)]);
+    return halves(scale * int8_values(q.x), scale * int8_values(q.y));
+#elif W_INT4
+    uint q = w[column * (k / 8) + k8];
+    vec2 scale = vec2(w_scale[int4_group(n * k, column * k + 8 * k8)]);
+    return halves(scale.x * int4_values(q) + scale.y, scale.x * int4_values(q >> 16) + scale.y);
+#else
+    return w[column * (k / 8) + k8];
+#endif
 }
 
 void main() {
@@ -49,11 +101,16 @@ void main() {
             acc[i][j] = coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>(0.0);
         }
     }
+#if HAS_GAIN
+    [[unroll]] for (uint i = 0; i < SHARE; i++) {
+        squares[t + i * LOCAL_X] = 0.0;
+    }
+#endif
     uvec4 next_x[SHARE];
     uvec4 next_w[SHARE];
     [[unroll]] for (uint i = 0; i < SHARE; i++) {
         uint e = t + i * LOCAL_X;
-        next_x[i] = x8(first_row + e / VECTORS, e % VECTORS);
+        next_x[i] = x8(first_row + e / VECTORS, e % VECTORS, e);
         next_w[i] = w8(first_column + e / VECTORS, e % VECTORS);
     }
     for (uint k0 = 0; k0 < k; k0 += STEP) {
@@ -68,7 +125,7 @@ void main() {
         [[unroll]] for (uint i = 0; i < SHARE; i++) {
             uint e = t + i * LOCAL_X;
             uint k8 = (k0 + STEP) / 8 + e % VECTORS;
-            next_x[i] = x8(first_row + e / VECTORS, k8);
+            next_x[i] = x8(first_row + e / VECTORS, k8, e);
             next_w[i] = w8(first_column + e / VECTORS, k8);
         }
         [[unroll]] for (uint kk = 0; kk < STEP / 16; kk++) {
@@ -98,6 +155,11 @@ void main() {
             [[unroll]] for (uint e = 0; e < 2; e++) {
                 uint row = e * 8 + lane / 4;
                 vec4 sums = uintBitsToFloat(stage[base + row * STAGE_LINE + lane % 4]);
+#if HAS_GAIN
+                uint slot = (my_row + 16 * i + row) * VECTORS;
+                float square_sum = squares[slot] + squares[slot + 1] + squares[slot + 2] + squares[slot + 3];
+                sums *= rms_scale(square_sum) / SHRINK;
+#endif
                 finish(first_row + my_row + 16 * i + row, first_column + my_column + 16 * j + 4 * (lane % 4), sums);
             }
         }

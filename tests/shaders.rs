@@ -271,8 +271,20 @@ fn instances(manifest: &Manifest) -> Vec<Built> {
                     "{} {} {types:?} {ports:?} {options:?}",
                     manifest.name, variant.name
                 );
-                let chosen = bindings.iter().find_map(|binding| {
-                    match select(manifest, binding, &device, Some(&variant.name)) {
+                // Some variants are for narrow subgroups only.
+                let narrow = DeviceProfile {
+                    limits: graphc::device::Limits {
+                        subgroup_size: 8,
+                        ..device.limits.clone()
+                    },
+                    ..device.clone()
+                };
+                let devices = [&device, &narrow];
+                let places = devices
+                    .into_iter()
+                    .flat_map(|device| bindings.iter().map(move |binding| (device, binding)));
+                let chosen = places.into_iter().find_map(|(device, binding)| {
+                    match select(manifest, binding, device, Some(&variant.name)) {
                         Ok(selected) => Some((binding, selected)),
                         Err(error) if error.message.ends_with("does not hold") => None,
                         Err(error) => panic!("{what}: {}", error.message),

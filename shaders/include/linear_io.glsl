@@ -37,8 +37,10 @@
 layout(binding = BIND_X) readonly buffer In0 { X_VECTOR x[]; };
 #if W_BLOCKS
 #include "block_formats.glsl"
-#if VEC == 8 || defined(W_BY_16_BYTES)
+#if defined(W_BY_16_BYTES)
 layout(binding = BIND_W) readonly buffer In1 { uvec4 w[]; };
+#elif VEC == 8 && W_INT8
+layout(binding = BIND_W) readonly buffer In1 { uvec2 w[]; };
 #else
 layout(binding = BIND_W) readonly buffer In1 { uint w[]; };
 #endif
