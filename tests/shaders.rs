@@ -130,7 +130,7 @@ fn port_sets(
 }
 
 /// Many rows or few: variants differ in what they take.
-const ROWS: [i64; 3] = [48, 128, 6];
+const ROWS: [i64; 3] = [48, 129, 6];
 
 /// The default options, then each value of each condition and choice.
 fn option_sets(manifest: &Manifest) -> Vec<BTreeMap<String, Value>> {
