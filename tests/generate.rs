@@ -72,49 +72,57 @@ fn prompts(rows: &[Value]) -> tempfile::NamedTempFile {
     file
 }
 
-fn check(name: &str, file: &str, arguments: &[&str]) {
+/// Where each text first differs from the golden one.
+fn differences(name: &str, file: &str) -> Vec<(usize, Option<usize>)> {
     let rows = golden(file);
     let prompts = prompts(&rows);
     let count = TOKENS.to_string();
     let path = prompts.path().to_str().unwrap();
-    let all = [
+    let made = generate(
+        name,
         &["--prompts", path, "--jsonl", "prompt", "-n", &count],
-        arguments,
-    ]
-    .concat();
-    let made = generate(name, &all);
-    let mut differing = vec![];
-    for (row, made) in rows.iter().zip(made["sequences"].as_array().unwrap()) {
-        assert_eq!(numbers(&row["ids"]), numbers(&made["prompt_tokens"]));
-        let (theirs, ours) = (numbers(&row["tokens"]), numbers(&made["tokens"]));
-        let at = theirs
-            .iter()
-            .zip(&ours)
-            .take(TOKENS)
-            .position(|(theirs, ours)| theirs != ours);
+    );
+    let pairs = rows.iter().zip(made["sequences"].as_array().unwrap());
+    pairs
+        .map(|(row, made)| {
+            assert_eq!(numbers(&row["ids"]), numbers(&made["prompt_tokens"]));
+            let (theirs, ours) = (numbers(&row["tokens"]), numbers(&made["tokens"]));
+            (0..TOKENS.min(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at))
+        })
+        .enumerate()
+        .collect()
+}
+
+/// llama.cpp's CPU rounds activations to 8 bits, so it may take the other side of a near-tie.
+fn check(name: &str, file: &str) {
+    let rows = golden(file);
+    for (index, at) in differences(name, file) {
         if let Some(at) = at {
-            let gap = row["gaps"][at].as_f64().unwrap();
-            differing.push((row["prompt"].clone(), at, gap));
+            let gap = rows[index]["gaps"][at].as_f64().unwrap();
+            let prompt = &rows[index]["prompt"];
+            assert!(
+                gap < NEAR_TIE,
+                "{name} {prompt}: token {at} differs, and the gap is {gap}"
+            );
         }
     }
-    for (prompt, at, gap) in &differing {
-        eprintln!("{name} {prompt}: token {at} differs, gap {gap}");
-        assert!(
-            *gap < NEAR_TIE,
-            "{name} {prompt}: token {at} differs, and the gap is {gap}"
-        );
-    }
-    assert!(differing.len() <= 1, "{name}: {differing:?}");
 }
 
 #[test]
-fn smollm2_writes_what_llama_cpp_writes() {
-    check("smollm2", "smollm2.json", &["--weights", "native"]);
+fn smollm2_writes_what_its_weights_say() {
+    let differing = differences("smollm2", "smollm2_exact.json");
+    let differing: Vec<_> = differing.iter().filter(|(_, at)| at.is_some()).collect();
+    assert!(differing.len() <= 1, "(prompt, token): {differing:?}");
 }
 
 #[test]
-fn gemma3_writes_what_llama_cpp_writes() {
-    check("gemma3-270m", "gemma3.json", &["--weights", "native"]);
+fn smollm2_differs_from_llama_cpp_at_near_ties_only() {
+    check("smollm2", "smollm2.json");
+}
+
+#[test]
+fn gemma3_differs_from_llama_cpp_at_near_ties_only() {
+    check("gemma3-270m", "gemma3.json");
 }
 
 #[test]

@@ -99,7 +99,6 @@ pub(super) const CODES: &[Explained] = &[
         code: LOGITS,
         title: "the scores of the next token are not finite",
         text: "The device gave no token because the scores held NaN or infinity. With `--dtype f16` an activation \
-               may have overflowed: try `--dtype f32`. The weights were checked when they were packed. The message \
-               names the first pass of the forward whose result is not finite, if it could be found.",
+               may have overflowed: try `--dtype f32`. The weights were checked when they were packed.",
     },
 ];
