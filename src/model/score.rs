@@ -112,16 +112,25 @@ mod device {
         session: Session,
         entry: EntryId,
         size: u32,
+        /// The entry's only output. A value that a block makes has the block's name before its own.
+        output: String,
     }
 
     impl SessionScorer {
         /// Over the entry of that name, which takes `size` tokens.
         pub fn new(session: Session, entry: &str, size: u32) -> Result<Self, RunError> {
+            let plan = session.plan();
+            let planned = plan.entries.iter().find(|planned| planned.name == entry);
+            let output = planned.and_then(|planned| {
+                let id = planned.outputs.first()?;
+                Some(planned.tensors[*id].name.clone())
+            });
             let entry = session.entry(entry)?;
             Ok(Self {
                 session,
                 entry,
                 size,
+                output: output.unwrap_or_else(|| "logits".into()),
             })
         }
     }
@@ -140,7 +149,7 @@ mod device {
             write_chunk(&mut slot, chunk)?;
             let ticket = slot.submit()?;
             let output = self.session.wait(ticket)?;
-            let logits = output.tensor::<f32>("logits")?;
+            let logits = output.tensor::<f32>(&self.output)?;
             let vocabulary = logits.len() / self.size.max(1) as usize;
             let rows = logits
                 .chunks_exact(vocabulary.max(1))
