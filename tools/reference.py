@@ -3,12 +3,16 @@
 
     python3 -m venv VENV && VENV/bin/pip install torch transformers sentence-transformers
     VENV/bin/python tools/reference.py checkpoints
+    VENV/bin/python tools/reference.py decoders
     VENV/bin/python tools/reference.py minilm DIR      # DIR: all-MiniLM-L6-v2 in Hugging Face layout
 
 `checkpoints`: nomic_bert.json and modernbert.json. The models are tiny and random, built by `transformers` from its
 own configuration classes and run by its own code on the CPU in f32; the checkpoint goes through a safetensors file
 and `from_pretrained`, so the names are those of published checkpoints. No weight is stored: element i of a tensor is
 a hash of the tensor's name and i (see `uniform`), which tests recompute.
+
+`decoders`: tiny_llama.json, tiny_gemma3.json and tiny_qwen3.json, made alike; the models run in f64 and the goldens
+hold logits at positions before and behind the sliding window and on both sides of chunk borders, as base64 of f32.
 
 `minilm`: minilm.json, the embeddings that sentence-transformers gives for inputs in many languages and lengths.
 Vectors are stored as base64 of little-endian f16; rounding a unit vector to f16 moves its direction by a cosine of
@@ -152,6 +156,118 @@ def modernbert() -> tuple:
             f"{at}.mlp.Wo.weight": [D_MODEL, D_FF],
         }
     return ModernBertModel, config, tensors, {}
+
+
+KV_HEADS, HEAD_DIM, WINDOW = 2, 32, 16
+DECODER_HEADS = 4
+
+
+def decoder_tensors(layers: int, norms: list[str], head_norms: bool, tied: bool) -> dict:
+    tensors = {"model.embed_tokens.weight": [VOCAB, D_MODEL], "model.norm.weight": [D_MODEL]}
+    if not tied:
+        tensors["lm_head.weight"] = [VOCAB, D_MODEL]
+    for layer in range(layers):
+        at = f"model.layers.{layer}"
+        tensors |= {
+            f"{at}.self_attn.q_proj.weight": [DECODER_HEADS * HEAD_DIM, D_MODEL],
+            f"{at}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, D_MODEL],
+            f"{at}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, D_MODEL],
+            f"{at}.self_attn.o_proj.weight": [D_MODEL, DECODER_HEADS * HEAD_DIM],
+            f"{at}.mlp.gate_proj.weight": [D_FF, D_MODEL],
+            f"{at}.mlp.up_proj.weight": [D_FF, D_MODEL],
+            f"{at}.mlp.down_proj.weight": [D_MODEL, D_FF],
+        }
+        tensors |= {f"{at}.{norm}.weight": [D_MODEL] for norm in norms}
+        if head_norms:
+            tensors |= {f"{at}.self_attn.{norm}.weight": [HEAD_DIM] for norm in ("q_norm", "k_norm")}
+    return tensors
+
+
+def decoder_config(layers: int) -> dict:
+    return {
+        "vocab_size": VOCAB,
+        "hidden_size": D_MODEL,
+        "num_hidden_layers": layers,
+        "num_attention_heads": DECODER_HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "intermediate_size": D_FF,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+
+
+def llama() -> tuple:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    config = LlamaConfig(**decoder_config(3), rope_parameters=scaling, tie_word_embeddings=False)
+    return LlamaForCausalLM, config, decoder_tensors(3, ["input_layernorm", "post_attention_layernorm"], False, False)
+
+
+def qwen3() -> tuple:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(**decoder_config(3), tie_word_embeddings=True)
+    return Qwen3ForCausalLM, config, decoder_tensors(3, ["input_layernorm", "post_attention_layernorm"], True, True)
+
+
+def gemma3() -> tuple:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    # Seven layers: five with a window, a global one, one more with a window.
+    config = Gemma3TextConfig(
+        **decoder_config(7),
+        sliding_window=WINDOW,
+        query_pre_attn_scalar=24,
+        tie_word_embeddings=True,
+    )
+    norms = [
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ]
+    return Gemma3ForCausalLM, config, decoder_tensors(7, norms, True, True)
+
+
+def decoder_golden(make) -> dict:
+    from safetensors.torch import save_file
+
+    model_class, config, tensors = make()
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        weights = {name: weight(name, shape) for name, shape in tensors.items()}
+        save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
+        stored = json.loads(pathlib.Path(folder, "config.json").read_text())
+        model, info = model_class.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float64, attn_implementation="eager"
+        )
+    problems = {key: value for key, value in info.items() if value}
+    if problems:
+        sys.exit(f"{model_class.__name__} did not take the checkpoint as it is: {problems}")
+    model.eval()
+    ids = ((uniform("tokens", 80) + 1.0) / 2.0 * VOCAB).astype(int).tolist()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+    positions = [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 31, 32, 33, 63, 64, 79]
+    stored.pop("transformers_version", None)
+    return {
+        "made_with": versions(),
+        "config": stored,
+        "tensors": tensors,
+        "ids": ids,
+        "logits": {str(position): floats(logits[position], "<f4") for position in positions},
+    }
 
 
 def random_texts() -> list[str]:
@@ -316,12 +432,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("checkpoints", help="nomic_bert.json and modernbert.json")
+    commands.add_parser("decoders", help="tiny_llama.json, tiny_gemma3.json and tiny_qwen3.json")
     minilm = commands.add_parser("minilm", help="minilm.json")
     minilm.add_argument("dir", help="all-MiniLM-L6-v2 in Hugging Face layout")
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.command == "minilm":
         write("minilm.json", minilm_golden(args.dir))
+    elif args.command == "decoders":
+        for make in (llama, gemma3, qwen3):
+            write(f"tiny_{make.__name__}.json", decoder_golden(make))
     else:
         write("nomic_bert.json", checkpoint_golden(nomic_bert))
         write("modernbert.json", checkpoint_golden(modernbert))
