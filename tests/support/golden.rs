@@ -13,9 +13,11 @@ pub struct Golden {
     /// config.json.
     pub config: serde_json::Value,
     /// tokenizer.json.
+    #[serde(default)]
     pub tokenizer: serde_json::Value,
     /// Every tensor of the checkpoint with its shape.
     pub tensors: BTreeMap<String, Vec<usize>>,
+    #[serde(default)]
     pub inputs: Vec<Example>,
 }
 

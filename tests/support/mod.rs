@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod decoder;
 pub mod golden;
 #[cfg(all(feature = "gpu", feature = "shaderc"))]
 pub mod gpu;

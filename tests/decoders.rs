@@ -1,0 +1,241 @@
+//! The decoder graphs on the interpreter: logits as `transformers` computes them in f64, whatever the chunks; greedy
+//! text the same for every number of steps a submit and every batch; placement, order and fusion without effect.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use graphc::dtype::DType;
+use graphc::formula;
+use graphc::graph::Request;
+use graphc::interp::{Interpreter, Placement};
+use graphc::plan::Plan;
+use support::decoder::{DECODERS, NONE, Reference, Row, Shape, decode, inputs, plan, prefill, score, words};
+
+const F32: [(&str, DType); 3] = [("act", DType::F32), ("weight", DType::F32), ("kv", DType::F32)];
+
+/// A tiny model, compiled.
+struct Model {
+    reference: Reference,
+    plan: Plan,
+    weights: Vec<Vec<u8>>,
+}
+
+impl Model {
+    fn new((path, golden): (&str, &str), shapes: &[Shape], types: &[(&str, DType)], slots: u32, fused: bool) -> Self {
+        let reference = Reference::load(golden);
+        let request = |shape: &Shape| reference.request(*shape, types, slots);
+        let requests: Vec<Request> = shapes.iter().map(request).collect();
+        let plan = plan(path, &requests, &support::profile(), None, fused);
+        let weights = reference.weights(&plan);
+        Self { reference, plan, weights }
+    }
+
+    fn interpreter(&self) -> Interpreter<'_> {
+        let mut weights = self.weights.iter().cloned();
+        Interpreter::new(&self.plan, |_| weights.next().unwrap()).unwrap()
+    }
+}
+
+/// Submits in order: each alternates the parity.
+struct Run<'m> {
+    model: &'m Model,
+    interpreter: Interpreter<'m>,
+    submits: u64,
+}
+
+impl<'m> Run<'m> {
+    fn new(model: &'m Model) -> Self {
+        Self { model, interpreter: model.interpreter(), submits: 0 }
+    }
+
+    fn submit(&mut self, entry: usize, rows: &[Row], stops: &[u32]) -> BTreeMap<String, Vec<u8>> {
+        let entry = &self.model.plan.entries[entry];
+        let inputs = inputs(rows, entry.dims["seq"] as u32, stops);
+        let parity = self.submits % 2;
+        self.submits += 1;
+        self.interpreter.run(&entry.name, parity, &inputs).unwrap()
+    }
+
+    /// Rows of logits.
+    fn logits(&mut self, entry: usize, row: &Row) -> Vec<Vec<f64>> {
+        let count = row.ids.len();
+        let outputs = self.submit(entry, std::slice::from_ref(row), &[]);
+        let all = formula::decode(DType::F32, &outputs["logits"]).unwrap();
+        let vocab = all.len() / self.model.plan.entries[entry].dims["seq"] as usize;
+        all.chunks(vocab).take(count).map(<[f64]>::to_vec).collect()
+    }
+
+    /// Greedy text: the fresh token first, then on until `count` tokens came from each row.
+    fn greedy(&mut self, entry: usize, rows: &[Row], count: usize) -> Vec<Vec<u32>> {
+        let steps = self.model.plan.entries[entry].dims["steps"] as usize;
+        let mut texts = vec![Vec::new(); rows.len()];
+        let mut rows = rows.to_vec();
+        while texts[0].len() < count {
+            let outputs = self.submit(entry, &rows, &[]);
+            let tokens = words(&outputs["tokens"]);
+            for (text, tokens) in texts.iter_mut().zip(tokens.chunks(steps)) {
+                text.extend(tokens);
+            }
+            rows.iter_mut().for_each(|row| row.ids.clear());
+        }
+        texts.iter_mut().for_each(|text| text.truncate(count));
+        texts
+    }
+}
+
+/// The normalised mean square error of one row, and whether the largest logit is the same.
+fn nmse(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
+    error / want.iter().map(|w| w * w).sum::<f64>()
+}
+
+#[test]
+fn logits_are_what_transformers_computes() {
+    for decoder in DECODERS {
+        for fused in [false, true] {
+            let model = Model::new(decoder, &[score(80)], &F32, 1, fused);
+            let ids = model.reference.ids.clone();
+            let got = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
+            for (position, want) in model.reference.logits() {
+                let error = nmse(&got[position], &want);
+                assert!(error < 1e-10, "{}, fused: {fused}: NMSE {error:.1e} at {position}", decoder.0);
+            }
+        }
+    }
+}
+
+/// Borders of chunks, of the cached past and of the sliding window fall differently each time.
+#[test]
+fn chunks_do_not_change_logits() {
+    for decoder in DECODERS {
+        let shapes = [prefill(24), prefill(7), score(32), score(11)];
+        let model = Model::new(decoder, &shapes, &F32, 2, true);
+        let ids = model.reference.ids.clone();
+        let want = model.reference.logits();
+        for chunks in [&[0, 1, 2][..], &[1, 1, 1, 2, 3], &[3, 3, 0, 2]] {
+            let mut run = Run::new(&model);
+            let mut at = 0;
+            for entry in chunks {
+                let seq = shapes[*entry].seq as usize;
+                let end = (at + seq).min(ids.len());
+                let row = Row::new(1, &ids[at..end], at as u32);
+                if shapes[*entry].score == 0 {
+                    run.submit(*entry, &[row], &[]);
+                } else {
+                    for (row, got) in run.logits(*entry, &row).iter().enumerate() {
+                        if let Some(want) = want.get(&(at + row)) {
+                            let error = nmse(got, want);
+                            assert!(error < 1e-10, "{} {chunks:?}: NMSE {error:.1e} at {}", decoder.0, at + row);
+                        }
+                    }
+                }
+                at = end;
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_text_is_the_same_for_every_number_of_steps_and_every_batch() {
+    for decoder in DECODERS {
+        let shapes = [prefill(24), decode(1, 1), decode(1, 4), decode(3, 2), score(11)];
+        let model = Model::new(decoder, &shapes, &F32, 3, true);
+        let ids = model.reference.ids.clone();
+        let prompts = [&ids[..20], &ids[5..9], &ids[30..54]];
+        let mut alone = Vec::new();
+        for (slot, prompt) in (0..).zip(prompts) {
+            let mut texts = Vec::new();
+            for entry in [1, 2] {
+                let mut run = Run::new(&model);
+                let (last, past) = prompt.split_last().unwrap();
+                run.submit(0, &[Row::new(slot, past, 0)], &[]);
+                let row = Row::new(slot, &[*last], past.len() as u32);
+                texts.push(run.greedy(entry, &[row], 8).remove(0));
+            }
+            assert_eq!(texts[0], texts[1], "{}: one step and four", decoder.0);
+            alone.push(texts.remove(0));
+        }
+        // Each token is the arg-max of what the graph says about the ones before it.
+        let mut run = Run::new(&model);
+        let text: Vec<u32> = prompts[1].iter().chain(&alone[1][..7]).copied().collect();
+        let logits = run.logits(4, &Row::new(0, &text, 0));
+        for (row, token) in logits[3..].iter().zip(&alone[1]) {
+            let best = row.iter().copied().fold(f64::MIN, f64::max);
+            assert_eq!(row[*token as usize], best, "{}", decoder.0);
+        }
+        let mut run = Run::new(&model);
+        let mut rows = Vec::new();
+        for (slot, prompt) in (0..).zip(prompts) {
+            let (last, past) = prompt.split_last().unwrap();
+            run.submit(0, &[Row::new(slot, past, 0)], &[]);
+            rows.push(Row::new(slot, &[*last], past.len() as u32));
+        }
+        assert_eq!(run.greedy(3, &rows, 8), alone, "{}: a batch", decoder.0);
+    }
+}
+
+#[test]
+fn a_stop_token_and_the_limit_end_a_row() {
+    let model = Model::new(DECODERS[0], &[prefill(24), decode(1, 6)], &F32, 1, true);
+    let ids = model.reference.ids.clone();
+    let mut run = Run::new(&model);
+    run.submit(0, &[Row::new(0, &ids[..20], 0)], &[]);
+    let row = Row::new(0, &[ids[20]], 20);
+    let text = run.greedy(1, std::slice::from_ref(&row), 6).remove(0);
+    let distinct = text.iter().position(|token| *token == text[2]).unwrap();
+    let stopped = words(&run.submit(1, std::slice::from_ref(&row), &[text[2]])["tokens"]);
+    assert_eq!(stopped[..=distinct], text[..=distinct]);
+    assert_eq!(stopped[distinct + 1..], vec![NONE; 5 - distinct]);
+    // What is over stays over.
+    let more = Row { ids: vec![], ..row.clone() };
+    assert_eq!(words(&run.submit(1, &[more], &[])["tokens"]), [NONE; 6]);
+    let short = Row { limit: 24, ..row };
+    let limited = words(&run.submit(1, &[short], &[])["tokens"]);
+    assert_eq!(limited[..4], text[..4]);
+    assert_eq!(limited[4..], [NONE; 2]);
+}
+
+#[test]
+fn placement_and_order_do_not_change_a_single_token() {
+    for decoder in DECODERS {
+        let shapes = [prefill(12), decode(2, 3), score(9)];
+        for fused in [false, true] {
+            let model = Model::new(decoder, &shapes, &F32, 2, fused);
+            let ids = model.reference.ids.clone();
+            let run = |placement, seed| {
+                let interpreter = model.interpreter().with_placement(placement).with_seed(seed);
+                let mut run = Run { model: &model, interpreter, submits: 0 };
+                run.submit(0, &[Row::new(0, &ids[..11], 0)], &[]);
+                run.submit(0, &[Row::new(1, &ids[20..26], 0)], &[]);
+                let rows = [Row::new(0, &ids[11..12], 11), Row::new(1, &ids[26..27], 6)];
+                let text = run.greedy(1, &rows, 6);
+                (text, run.submit(2, &[Row::new(1, &ids[40..49], 12)], &[]))
+            };
+            let want = run(Placement::Naive, 0);
+            for seed in 0..4 {
+                assert_eq!(run(Placement::Planned, seed), want, "{} fused: {fused}", decoder.0);
+            }
+        }
+    }
+}
+
+/// Weights in groups of 32 with scales: the error against the same weights as f32.
+#[test]
+fn quantised_weights_stay_close() {
+    for decoder in DECODERS {
+        for (weight, bound) in [(DType::F16, 1e-6), (DType::Int8, 5e-4), (DType::Int4, 5e-2)] {
+            let types = [("act", DType::F32), ("weight", weight), ("kv", DType::F16)];
+            let model = Model::new(decoder, &[score(40)], &types, 1, true);
+            let ids = model.reference.ids[..40].to_vec();
+            let got = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
+            for (position, want) in model.reference.logits().range(..40) {
+                let error = nmse(&got[*position], want);
+                assert!(error < bound, "{} {weight}: NMSE {error:.1e} at {position}", decoder.0);
+            }
+        }
+    }
+}
