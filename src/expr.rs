@@ -254,6 +254,20 @@ impl Expr {
         })
     }
 
+    /// The value as a finite number.
+    pub fn eval_float(&self, env: &dyn Env) -> Result<f64, ExprError> {
+        let value = self.eval(env)?;
+        value
+            .as_float()
+            .filter(|number| number.is_finite())
+            .ok_or_else(|| {
+                self.whole(format!(
+                    "expected a number, got {} ({value})",
+                    value.kind()
+                ))
+            })
+    }
+
     fn whole(&self, message: String) -> ExprError {
         ExprError {
             message,

@@ -78,6 +78,12 @@ fn naive(recipe: &Recipe, tensors: &BTreeMap<String, Matrix>) -> Matrix {
             }
             Matrix { values, ..of }
         }
+        Recipe::Plus { of, bits } => {
+            let of = naive(of, tensors);
+            Matrix::make(of.rows, of.cols, |r, c| {
+                of.at(r, c) + f64::from_bits(*bits) as f32
+            })
+        }
         Recipe::Sum(parts) => {
             let parts = all(parts);
             let rows = parts.iter().map(|part| part.rows).max().unwrap();
@@ -101,7 +107,7 @@ fn recipe(
     let kind = if depth == 0 {
         0
     } else {
-        u.int_in_range(0..=8)?
+        u.int_in_range(0..=9)?
     };
     let mut inner =
         |rows, cols, u: &mut Unstructured<'_>| recipe(u, rows, cols, depth - 1, tensors);
@@ -130,6 +136,10 @@ fn recipe(
                 count: rows,
             }
         }
+        9 => Recipe::Plus {
+            of: Box::new(inner(rows, cols, u)?),
+            bits: 0.5_f64.to_bits(),
+        },
         6 => Recipe::Transpose(Box::new(inner(cols, rows, u)?)),
         7 if rows.is_multiple_of(2) => {
             let group = if rows.is_multiple_of(4) { 4 } else { 2 };

@@ -55,7 +55,7 @@ otherwise drop a condition. The help line names the nearest field, or all of the
         title: "unknown item",
         text: "A body holds `Pass`, `Use`, `Repeat`, `Weight` and `View`; parameters are `Int`, `Float`, `Bool`, \
 `Text` and `Choice`; dims are `Var` and `Is`; recipes are `Tensor`, `AnyOf`, `Concat`, `Interleave`, `Slice`, \
-`Transpose`, `PairHalves` and `Sum`; a file is a `Graph`, `Blocks` or `Fusions`.",
+`Transpose`, `PairHalves`, `Sum` and `Plus`; a file is a `Graph`, `Blocks` or `Fusions`.",
     },
     Explained {
         code: MISSING_FIELD,

@@ -160,6 +160,7 @@ impl fmt::Display for Recipe {
             Recipe::Transpose(of) => write!(f, "Transpose({of})"),
             Recipe::PairHalves { of, group } => write!(f, "PairHalves({of}, {group})"),
             Recipe::Sum(items) => list(f, "Sum", items),
+            Recipe::Plus { of, bits } => write!(f, "Plus({of}, {:?})", f64::from_bits(*bits)),
         }
     }
 }

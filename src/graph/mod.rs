@@ -92,6 +92,11 @@ pub enum Recipe {
         group: u64,
     },
     Sum(Vec<Recipe>),
+    /// A number added to every element. It is kept as the bits of an f64, so that recipes can be compared and hashed.
+    Plus {
+        of: Box<Recipe>,
+        bits: u64,
+    },
 }
 
 /// A value.

@@ -24,6 +24,7 @@ enum Op {
     Slice { start: u64, count: u64 },
     Transpose,
     PairHalves(u64),
+    Plus(u64),
 }
 
 impl From<Recipe> for Postfix {
@@ -58,6 +59,10 @@ fn flatten(recipe: Recipe, ops: &mut Vec<Op>) {
             flatten(*of, ops);
             ops.push(Op::PairHalves(group));
         }
+        Recipe::Plus { of, bits } => {
+            flatten(*of, ops);
+            ops.push(Op::Plus(bits));
+        }
     }
 }
 
@@ -72,7 +77,7 @@ impl TryFrom<Postfix> for Recipe {
                 Op::AnyOf(count) | Op::Concat(count) | Op::Interleave(count) | Op::Sum(count) => {
                     *count as usize
                 }
-                Op::Slice { .. } | Op::Transpose | Op::PairHalves(_) => 1,
+                Op::Slice { .. } | Op::Transpose | Op::PairHalves(_) | Op::Plus(_) => 1,
             };
             let first = stack
                 .len()
@@ -103,6 +108,7 @@ impl TryFrom<Postfix> for Recipe {
                 },
                 Op::Transpose => Recipe::Transpose(only()?),
                 Op::PairHalves(group) => Recipe::PairHalves { of: only()?, group },
+                Op::Plus(bits) => Recipe::Plus { of: only()?, bits },
             };
             stack.push((recipe, depth));
         }
@@ -134,6 +140,10 @@ mod tests {
                 },
                 tensor("u"),
             ]),
+            Recipe::Plus {
+                of: Box::new(Recipe::Tensor("t".into())),
+                bits: 1.0_f64.to_bits(),
+            },
             Recipe::Sum(vec![Recipe::PairHalves {
                 of: Box::new(tensor("r")),
                 group: 64,

@@ -279,6 +279,8 @@ pub enum Recipe {
     PairHalves(Box<Recipe>, Name),
     /// The element-wise sum; a one-row operand is added to every row.
     Sum(Vec<Recipe>),
+    /// `Plus(of, "1.0")`: a number added to every element.
+    Plus(Box<Recipe>, Name),
 }
 
 /// `View(name: "q", of: "qkv", shape: ["n"], offset: "0")`.

@@ -89,9 +89,10 @@ fn shallow(recipe: &Recipe, depth: u32) -> bool {
             | Recipe::Concat(parts)
             | Recipe::Interleave(parts)
             | Recipe::Sum(parts) => parts.iter().all(|part| shallow(part, depth + 1)),
-            Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {
-                shallow(of, depth + 1)
-            }
+            Recipe::Slice { of, .. }
+            | Recipe::PairHalves { of, .. }
+            | Recipe::Plus { of, .. }
+            | Recipe::Transpose(of) => shallow(of, depth + 1),
         }
 }
 

@@ -73,7 +73,7 @@ impl Checkpoint {
             Recipe::Concat(parts) | Recipe::Interleave(parts) => all(parts),
             Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } => inner(of),
             Recipe::Sum(parts) => all(parts).map(Holds::plain),
-            Recipe::Transpose(of) => inner(of).map(Holds::plain),
+            Recipe::Transpose(of) | Recipe::Plus { of, .. } => inner(of).map(Holds::plain),
         }
     }
 

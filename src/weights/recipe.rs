@@ -35,6 +35,7 @@ enum Step<'a> {
     Transpose(Box<ResolvedRecipe<'a>>),
     PairHalves(Box<ResolvedRecipe<'a>>, u64),
     Sum(Vec<ResolvedRecipe<'a>>),
+    Plus(Box<ResolvedRecipe<'a>>, f64),
 }
 
 impl<'a> ResolvedRecipe<'a> {
@@ -115,6 +116,12 @@ impl<'a> ResolvedRecipe<'a> {
                 }
             }
             Step::Sum(parts) => sum(parts, rows, cols, out),
+            Step::Plus(of, number) => {
+                of.fill(rows, cols, out);
+                for value in out {
+                    *value = (f64::from(*value) + number) as f32;
+                }
+            }
         }
     }
 
@@ -164,7 +171,7 @@ impl<'a> ResolvedRecipe<'a> {
             Step::PairHalves(of, group) => {
                 of.origin(row - row % group + unpaired(row % group, *group))
             }
-            Step::Transpose(_) | Step::Sum(_) => None,
+            Step::Transpose(_) | Step::Sum(_) | Step::Plus(..) => None,
         }
     }
 
@@ -190,7 +197,10 @@ impl<'a> ResolvedRecipe<'a> {
             Step::Concat(parts) | Step::Interleave(parts) | Step::Sum(parts) => {
                 parts.iter().for_each(|part| part.tensors(out));
             }
-            Step::Slice(of, _) | Step::Transpose(of) | Step::PairHalves(of, _) => of.tensors(out),
+            Step::Slice(of, _)
+            | Step::Transpose(of)
+            | Step::PairHalves(of, _)
+            | Step::Plus(of, _) => of.tensors(out),
         }
     }
 }
@@ -297,6 +307,15 @@ impl<'a> Resolver<'a, '_> {
             }
             Recipe::PairHalves { of, group } => self.pair_halves(recipe, inner(of)?, *group),
             Recipe::Sum(parts) => self.sum(recipe, parts, all(parts)?),
+            Recipe::Plus { of, bits } => {
+                let of = inner(of)?;
+                Ok(ResolvedRecipe {
+                    shape: of.shape.clone(),
+                    rows: of.rows,
+                    cols: of.cols,
+                    step: Step::Plus(Box::new(of), f64::from_bits(*bits)),
+                })
+            }
         }
     }
 
@@ -363,9 +382,10 @@ impl<'a> Resolver<'a, '_> {
             Recipe::Concat(parts) | Recipe::Interleave(parts) | Recipe::Sum(parts) => {
                 parts.iter().all(|part| self.present(part, depth + 1))
             }
-            Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {
-                self.present(of, depth + 1)
-            }
+            Recipe::Slice { of, .. }
+            | Recipe::PairHalves { of, .. }
+            | Recipe::Plus { of, .. }
+            | Recipe::Transpose(of) => self.present(of, depth + 1),
         }
     }
 
@@ -506,6 +526,7 @@ fn name(recipe: &Recipe) -> String {
         Recipe::Transpose(_) => "Transpose",
         Recipe::PairHalves { .. } => "PairHalves",
         Recipe::Sum(_) => "Sum",
+        Recipe::Plus { .. } => "Plus",
     };
     let mut names = Vec::new();
     leaves(recipe, 0, &mut names);
@@ -529,8 +550,9 @@ pub(super) fn leaves<'r>(recipe: &'r Recipe, depth: u32, out: &mut Vec<&'r str>)
         | Recipe::Sum(parts) => {
             parts.iter().for_each(|part| leaves(part, depth + 1, out));
         }
-        Recipe::Slice { of, .. } | Recipe::PairHalves { of, .. } | Recipe::Transpose(of) => {
-            leaves(of, depth + 1, out);
-        }
+        Recipe::Slice { of, .. }
+        | Recipe::PairHalves { of, .. }
+        | Recipe::Plus { of, .. }
+        | Recipe::Transpose(of) => leaves(of, depth + 1, out),
     }
 }

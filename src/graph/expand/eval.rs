@@ -46,6 +46,13 @@ pub(super) fn count(text: &Name, env: &Scope) -> Result<u64, Box<Diagnostic>> {
         .map_err(|error| failed(text, 0, &error, Some(&expr), env))
 }
 
+/// The value of an expression that must be a number.
+pub(super) fn float(text: &Name, env: &Scope) -> Result<f64, Box<Diagnostic>> {
+    let expr = parse(text)?;
+    expr.eval_float(env)
+        .map_err(|error| failed(text, 0, &error, Some(&expr), env))
+}
+
 /// The value of an expression that must be a condition; a missing one holds.
 pub(super) fn holds(text: Option<&Name>, env: &Scope) -> Result<bool, Box<Diagnostic>> {
     let Some(text) = text else { return Ok(true) };

@@ -29,5 +29,9 @@ pub(super) fn resolve(recipe: &ast::Recipe, env: &Scope) -> Result<Recipe, Box<D
             group: eval::size(group, env)?,
         },
         ast::Recipe::Sum(list) => Recipe::Sum(all(list)?),
+        ast::Recipe::Plus(of, number) => Recipe::Plus {
+            of: one(of)?,
+            bits: eval::float(number, env)?.to_bits(),
+        },
     })
 }
