@@ -199,8 +199,8 @@ pub fn entry(text: &str) -> Result<EntryArg, String> {
         let number: i64 = value
             .parse()
             .map_err(|_| format!("`{value}` is not a number for `{name}`"))?;
-        if number < 1 {
-            return Err(format!("`{name}` must be at least 1, got {number}"));
+        if number < 0 {
+            return Err(format!("`{name}` must be at least 0, got {number}"));
         }
         if dims.insert(name.to_string(), number).is_some() {
             return Err(format!("`{name}` is given twice"));
