@@ -14,7 +14,7 @@ use crate::graph::infer::{default_type, port_uses};
 use crate::graph::stages::Fired;
 use crate::graph::{Class, Graph, Pass};
 use crate::ids::{PassId, ValueId};
-use crate::kernel::{Binding, Given, Library, Manifest, bind, shape_text};
+use crate::kernel::{Binding, Given, Library, Manifest, PortType, bind, shape_text};
 use crate::span::Span;
 
 /// A graph being rewritten. Passes that are gone stay in the list until [`Self::finish`], so ids stay valid.
@@ -248,7 +248,7 @@ impl<'a> Rewriter<'a> {
                 .binding
                 .types
                 .iter()
-                .filter(|(name, _)| manifest.types.contains_key(*name));
+                .filter(|(name, _)| manifest.types.contains_key(*name) && self.stands(pass, name));
             known.map(|(name, dtype)| (name.clone(), *dtype)).collect()
         });
         let given: Vec<Given> = manifest
@@ -384,6 +384,15 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The replacement must write what the matched passes wrote, type and shape.
+    /// Whether a bound port of `pass` has the type variable `name`; what others stand for was nobody's choice.
+    fn stands(&self, pass: &Pass, name: &str) -> bool {
+        let manifest = self.library.manifests.get(&pass.kernel);
+        let ports = manifest.map(|manifest| manifest.ports.iter().zip(&pass.binding.ports));
+        ports.into_iter().flatten().any(|(port, bound)| {
+            bound.is_some() && matches!(&port.dtype, PortType::Var(variable) if variable == name)
+        })
+    }
+
     fn same_types(
         &self,
         manifest: &Manifest,

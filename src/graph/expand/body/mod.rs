@@ -136,7 +136,10 @@ impl<'a> Unroller<'a> {
                 continue;
             }
             match self.lookup(frame, output, false) {
-                Ok(Bound::Value(value)) => self.flat.outputs.push((output.clone(), value)),
+                Ok(Bound::Value(value)) => {
+                    self.name_output(value, name);
+                    self.flat.outputs.push((output.clone(), value));
+                }
                 Ok(Bound::Absent | Bound::AbsentState) => {
                     let message = format!("output `{name}` is a weight or state that is not there");
                     let error = Diagnostic::error(codes::UNKNOWN_VALUE, message);
@@ -145,6 +148,14 @@ impl<'a> Unroller<'a> {
                 Ok(Bound::Broken) => {}
                 Err(problem) => self.report(frame, problem),
             }
+        }
+    }
+
+    /// What a block made for an output is known to the host by the output's name, not by the block's.
+    fn name_output(&mut self, value: ValueId, name: &str) {
+        let written = matches!(self.flat.values[value].kind, FlatKind::Written);
+        if written && self.flat.values.iter().all(|other| other.name != name) {
+            self.flat.values[value].name = name.to_owned();
         }
     }
 
