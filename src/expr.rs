@@ -260,12 +260,7 @@ impl Expr {
         value
             .as_float()
             .filter(|number| number.is_finite())
-            .ok_or_else(|| {
-                self.whole(format!(
-                    "expected a number, got {} ({value})",
-                    value.kind()
-                ))
-            })
+            .ok_or_else(|| self.whole(format!("expected a number, got {} ({value})", value.kind())))
     }
 
     fn whole(&self, message: String) -> ExprError {

@@ -12,9 +12,15 @@ use graphc::formula;
 use graphc::graph::Request;
 use graphc::interp::{Interpreter, Placement};
 use graphc::plan::Plan;
-use support::decoder::{DECODERS, NONE, Reference, Row, Shape, decode, inputs, plan, prefill, score, words};
+use support::decoder::{
+    DECODERS, NONE, Reference, Row, Shape, decode, inputs, plan, prefill, score, words,
+};
 
-const F32: [(&str, DType); 3] = [("act", DType::F32), ("weight", DType::F32), ("kv", DType::F32)];
+const F32: [(&str, DType); 3] = [
+    ("act", DType::F32),
+    ("weight", DType::F32),
+    ("kv", DType::F32),
+];
 
 /// A tiny model, compiled.
 struct Model {
@@ -24,13 +30,23 @@ struct Model {
 }
 
 impl Model {
-    fn new((path, golden): (&str, &str), shapes: &[Shape], types: &[(&str, DType)], slots: u32, fused: bool) -> Self {
+    fn new(
+        (path, golden): (&str, &str),
+        shapes: &[Shape],
+        types: &[(&str, DType)],
+        slots: u32,
+        fused: bool,
+    ) -> Self {
         let reference = Reference::load(golden);
         let request = |shape: &Shape| reference.request(*shape, types, slots);
         let requests: Vec<Request> = shapes.iter().map(request).collect();
         let plan = plan(path, &requests, &support::profile(), None, fused);
         let weights = reference.weights(&plan);
-        Self { reference, plan, weights }
+        Self {
+            reference,
+            plan,
+            weights,
+        }
     }
 
     fn interpreter(&self) -> Interpreter<'_> {
@@ -48,7 +64,11 @@ struct Run<'m> {
 
 impl<'m> Run<'m> {
     fn new(model: &'m Model) -> Self {
-        Self { model, interpreter: model.interpreter(), submits: 0 }
+        Self {
+            model,
+            interpreter: model.interpreter(),
+            submits: 0,
+        }
     }
 
     fn submit(&mut self, entry: usize, rows: &[Row], stops: &[u32]) -> BTreeMap<String, Vec<u8>> {
@@ -102,7 +122,11 @@ fn logits_are_what_transformers_computes() {
             let got = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
             for (position, want) in model.reference.logits() {
                 let error = nmse(&got[position], &want);
-                assert!(error < 1e-10, "{}, fused: {fused}: NMSE {error:.1e} at {position}", decoder.0);
+                assert!(
+                    error < 1e-10,
+                    "{}, fused: {fused}: NMSE {error:.1e} at {position}",
+                    decoder.0
+                );
             }
         }
     }
@@ -129,7 +153,12 @@ fn chunks_do_not_change_logits() {
                     for (row, got) in run.logits(*entry, &row).iter().enumerate() {
                         if let Some(want) = want.get(&(at + row)) {
                             let error = nmse(got, want);
-                            assert!(error < 1e-10, "{} {chunks:?}: NMSE {error:.1e} at {}", decoder.0, at + row);
+                            assert!(
+                                error < 1e-10,
+                                "{} {chunks:?}: NMSE {error:.1e} at {}",
+                                decoder.0,
+                                at + row
+                            );
                         }
                     }
                 }
@@ -142,7 +171,13 @@ fn chunks_do_not_change_logits() {
 #[test]
 fn greedy_text_is_the_same_for_every_number_of_steps_and_every_batch() {
     for decoder in DECODERS {
-        let shapes = [prefill(24), decode(1, 1), decode(1, 4), decode(3, 2), score(11)];
+        let shapes = [
+            prefill(24),
+            decode(1, 1),
+            decode(1, 4),
+            decode(3, 2),
+            score(11),
+        ];
         let model = Model::new(decoder, &shapes, &F32, 3, true);
         let ids = model.reference.ids.clone();
         let prompts = [&ids[..20], &ids[5..9], &ids[30..54]];
@@ -191,7 +226,10 @@ fn a_stop_token_and_the_limit_end_a_row() {
     assert_eq!(stopped[..=distinct], text[..=distinct]);
     assert_eq!(stopped[distinct + 1..], vec![NONE; 5 - distinct]);
     // What is over stays over.
-    let more = Row { ids: vec![], ..row.clone() };
+    let more = Row {
+        ids: vec![],
+        ..row.clone()
+    };
     assert_eq!(words(&run.submit(1, &[more], &[])["tokens"]), [NONE; 6]);
     let short = Row { limit: 24, ..row };
     let limited = words(&run.submit(1, &[short], &[])["tokens"]);
@@ -207,8 +245,15 @@ fn placement_and_order_do_not_change_a_single_token() {
             let model = Model::new(decoder, &shapes, &F32, 2, fused);
             let ids = model.reference.ids.clone();
             let run = |placement, seed| {
-                let interpreter = model.interpreter().with_placement(placement).with_seed(seed);
-                let mut run = Run { model: &model, interpreter, submits: 0 };
+                let interpreter = model
+                    .interpreter()
+                    .with_placement(placement)
+                    .with_seed(seed);
+                let mut run = Run {
+                    model: &model,
+                    interpreter,
+                    submits: 0,
+                };
                 run.submit(0, &[Row::new(0, &ids[..11], 0)], &[]);
                 run.submit(0, &[Row::new(1, &ids[20..26], 0)], &[]);
                 let rows = [Row::new(0, &ids[11..12], 11), Row::new(1, &ids[26..27], 6)];
@@ -217,7 +262,12 @@ fn placement_and_order_do_not_change_a_single_token() {
             };
             let want = run(Placement::Naive, 0);
             for seed in 0..4 {
-                assert_eq!(run(Placement::Planned, seed), want, "{} fused: {fused}", decoder.0);
+                assert_eq!(
+                    run(Placement::Planned, seed),
+                    want,
+                    "{} fused: {fused}",
+                    decoder.0
+                );
             }
         }
     }
@@ -234,7 +284,11 @@ fn quantised_weights_stay_close() {
             let got = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
             for (position, want) in model.reference.logits().range(..40) {
                 let error = nmse(&got[*position], want);
-                assert!(error < bound, "{} {weight}: NMSE {error:.1e} at {position}", decoder.0);
+                assert!(
+                    error < bound,
+                    "{} {weight}: NMSE {error:.1e} at {position}",
+                    decoder.0
+                );
             }
         }
     }

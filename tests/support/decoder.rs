@@ -85,9 +85,14 @@ impl Reference {
         ];
         Request {
             params,
-            set: set.map(|(name, n)| (name.into(), Value::Int(n.into()))).into(),
+            set: set
+                .map(|(name, n)| (name.into(), Value::Int(n.into())))
+                .into(),
             dims: dims.map(|(name, n)| (name.into(), n.into())).into(),
-            dtypes: types.iter().map(|(name, dtype)| ((*name).into(), (*dtype).into())).collect(),
+            dtypes: types
+                .iter()
+                .map(|(name, dtype)| ((*name).into(), (*dtype).into()))
+                .collect(),
             ..Request::default()
         }
     }
@@ -104,17 +109,32 @@ pub struct Shape {
 
 /// Logits of `seq` tokens of one sequence.
 pub fn score(seq: u32) -> Shape {
-    Shape { batch: 1, seq, steps: 0, score: 1 }
+    Shape {
+        batch: 1,
+        seq,
+        steps: 0,
+        score: 1,
+    }
 }
 
 /// `seq` tokens of one sequence into the caches.
 pub fn prefill(seq: u32) -> Shape {
-    Shape { batch: 1, seq, steps: 0, score: 0 }
+    Shape {
+        batch: 1,
+        seq,
+        steps: 0,
+        score: 0,
+    }
 }
 
 /// `steps` tokens for each of `batch` sequences.
 pub fn decode(batch: u32, steps: u32) -> Shape {
-    Shape { batch, seq: 1, steps, score: 0 }
+    Shape {
+        batch,
+        seq: 1,
+        steps,
+        score: 0,
+    }
 }
 
 /// One plan with an entry for each request, in order.
@@ -151,7 +171,13 @@ pub struct Row {
 
 impl Row {
     pub fn new(slot: u32, ids: &[u32], position: u32) -> Self {
-        Self { slot, ids: ids.to_vec(), position, limit: CTX, sampling: [0.0, 0.0, 1.0] }
+        Self {
+            slot,
+            ids: ids.to_vec(),
+            position,
+            limit: CTX,
+            sampling: [0.0, 0.0, 1.0],
+        }
     }
 }
 
@@ -162,14 +188,22 @@ pub fn inputs(rows: &[Row], seq: u32, stops: &[u32]) -> BTreeMap<String, Vec<u8>
     };
     let padded = |row: &Row, value: &dyn Fn(u32) -> u32, pad: u32| {
         let count = row.ids.len() as u32;
-        (0..seq).map(|at| if at < count { value(at) } else { pad }).collect::<Vec<u32>>()
+        (0..seq)
+            .map(|at| if at < count { value(at) } else { pad })
+            .collect::<Vec<u32>>()
     };
     let fresh = |row: &Row| u32::from(!row.ids.is_empty());
     let mut stops = stops.to_vec();
     stops.resize(8, NONE);
     BTreeMap::from([
-        ("ids".into(), each(&|row| padded(row, &|at| row.ids[at as usize], 0))),
-        ("positions".into(), each(&|row| padded(row, &|at| row.position + at, NONE))),
+        (
+            "ids".into(),
+            each(&|row| padded(row, &|at| row.ids[at as usize], 0)),
+        ),
+        (
+            "positions".into(),
+            each(&|row| padded(row, &|at| row.position + at, NONE)),
+        ),
         ("slots".into(), each(&|row| vec![row.slot])),
         ("flow".into(), each(&|row| vec![fresh(row), row.limit])),
         ("seeds".into(), each(&|row| vec![7, row.slot])),
@@ -180,11 +214,19 @@ pub fn inputs(rows: &[Row], seq: u32, stops: &[u32]) -> BTreeMap<String, Vec<u8>
                 [temperature, k, p, 0.0].map(f32::to_bits).to_vec()
             }),
         ),
-        ("stops".into(), stops.into_iter().flat_map(u32::to_le_bytes).collect()),
+        (
+            "stops".into(),
+            stops.into_iter().flat_map(u32::to_le_bytes).collect(),
+        ),
     ])
 }
 
 /// Stored `u32`s.
 pub fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| u32::from_le_bytes(*b))
+        .collect()
 }

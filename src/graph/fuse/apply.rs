@@ -244,11 +244,10 @@ impl<'a> Rewriter<'a> {
         let values = self.ports(rule, found, manifest, kept)?;
         let set = self.options(rule, found, manifest, kept.map(|(pass, _)| pass))?;
         let types = kept.map(|(pass, _)| {
-            let known = pass
-                .binding
-                .types
-                .iter()
-                .filter(|(name, _)| manifest.types.contains_key(*name) && self.stands(pass, name));
+            let known =
+                pass.binding.types.iter().filter(|(name, _)| {
+                    manifest.types.contains_key(*name) && self.stands(pass, name)
+                });
             known.map(|(name, dtype)| (name.clone(), *dtype)).collect()
         });
         let given: Vec<Given> = manifest
