@@ -15,6 +15,7 @@ use crate::instance::Instances;
 use crate::kernel::{self, Library, build::Builder};
 use crate::plan::lower::{EntryParts, Lowered, Parts};
 use crate::plan::{self, Plan, schedule::Schedule};
+use crate::report;
 use crate::span::{SourceMap, Sources};
 use crate::text;
 
@@ -30,11 +31,12 @@ pub enum Stage {
     Sync,
     Plan,
     Dot,
+    Svg,
 }
 
 impl Stage {
     /// Every stage in order.
-    pub const ALL: [Stage; 8] = [
+    pub const ALL: [Stage; 9] = [
         Stage::Flat,
         Stage::Typed,
         Stage::Fused,
@@ -43,6 +45,7 @@ impl Stage {
         Stage::Sync,
         Stage::Plan,
         Stage::Dot,
+        Stage::Svg,
     ];
 
     /// The name after `--emit`.
@@ -56,6 +59,7 @@ impl Stage {
             Stage::Sync => "sync",
             Stage::Plan => "plan",
             Stage::Dot => "dot",
+            Stage::Svg => "svg",
         }
     }
 }
@@ -185,6 +189,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     said.dumps.extend(synced.map(|text| (Stage::Sync, text)));
     said.dump(Stage::Plan, || plan::dump::plan(&plan));
     said.dump(Stage::Dot, || plan::dump::dot(&plan));
+    said.dump(Stage::Svg, || report::picture::picture(&plan));
 
     prove(&plan, &graphs)?;
     said.dumps.sort_by_key(|(stage, _)| *stage);

@@ -83,6 +83,9 @@ fn help_texts_are_as_recorded() {
         "bench",
         "profile",
         "roof",
+        "diff",
+        "watch",
+        "tune",
         "completions",
         "man",
     ];
@@ -256,7 +259,7 @@ fn every_stage_can_be_printed() {
     assert!(summary.starts_with("bert batch=2,seq=32: 12 passes (5 a layer)"));
     let mut seen = std::collections::BTreeSet::new();
     for stage in [
-        "flat", "typed", "fused", "schedule", "memory", "sync", "plan", "dot",
+        "flat", "typed", "fused", "schedule", "memory", "sync", "plan", "dot", "svg",
     ] {
         let printed = done(&compile(&["--emit", stage]));
         let (dump, last) = printed.trim_end().rsplit_once('\n').unwrap();

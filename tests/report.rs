@@ -323,3 +323,67 @@ fn a_trace_has_every_pass_of_every_forward() {
             .all(|path| events.iter().any(|event| event["name"] == *path))
     );
 }
+
+#[test]
+fn two_plans_side_by_side() {
+    use graphc::report::diff;
+    let tiny = &support::tiny::tiny()[0];
+    let request = support::tiny::request(&tiny.config, 2, 16, DType::F32);
+    let (fused, plain) = (plan(), support::plan(tiny.path, &request, false));
+    assert_eq!(diff::plans(&fused, &fused), "the plans are equal\n");
+    let text = diff::plans(&fused, &plain);
+    for words in [
+        "passes",
+        "barriers",
+        "added:",
+        "l*/layer/out/norm",
+        "x 2",
+        "re-placed:",
+    ] {
+        assert!(text.contains(words), "no {words} in {text}");
+    }
+    // The other way round, what was added is removed.
+    let back = diff::plans(&plain, &fused);
+    assert!(
+        back.contains("removed:") && back.contains("l*/layer/out/norm"),
+        "{back}"
+    );
+    let mut moved = fused.clone();
+    let last = moved.entries[0].passes.ids().last().unwrap();
+    let tensor = moved.entries[0].passes[last].binds[0].tensor;
+    moved.entries[0].tensors[tensor].offset += 64;
+    let text = diff::plans(&fused, &moved);
+    assert!(
+        text.contains("re-placed:") && !text.contains("added:") && !text.contains("changed:"),
+        "{text}"
+    );
+}
+
+#[test]
+fn two_profiles_side_by_side_with_their_noise() {
+    use graphc::report::diff;
+    let plan = plan();
+    let (a, mut b) = (profile(&plan, roofs()), profile(&plan, roofs()));
+    let same = diff::profiles(&a, &b);
+    assert!(
+        !same.contains("faster") && !same.contains("slower"),
+        "{same}"
+    );
+    for spread in [&mut b.folded[0].time, &mut b.whole] {
+        (spread.median, spread.p5, spread.p95) =
+            (spread.median / 2.0, spread.p5 / 2.0, spread.p95 / 2.0);
+    }
+    b.folded[1].time.median *= 0.999;
+    let gone = b.folded.pop().unwrap();
+    let text = diff::profiles(&a, &b);
+    let line = |path: &str| text.lines().find(|line| line.contains(path)).unwrap();
+    assert!(
+        line(&b.folded[0].path).contains("-50.0 %") && line(&b.folded[0].path).ends_with("faster")
+    );
+    assert!(
+        line(&b.folded[1].path).ends_with("within the noise"),
+        "{text}"
+    );
+    assert!(line(&gone.path).ends_with("removed"), "{text}");
+    assert!(line("whole on the device").ends_with("faster"), "{text}");
+}

@@ -1,7 +1,5 @@
 // y = x, sixteen bytes an invocation.
 #version 460
-#extension GL_GOOGLE_include_directive : require
-#include "include/storage.glsl"
 
 layout(constant_id = 0) const uint WIDTH = 256;
 layout(local_size_x_id = 0) in;
@@ -11,6 +9,8 @@ layout(binding = BIND_Y) writeonly buffer Out { vec4 y[]; };
 layout(push_constant) uniform Push { uint n; };
 
 void main() {
-    uint i = workgroup_number() * WIDTH + gl_LocalInvocationID.x;
+    // A long row of workgroups may have been folded into a grid.
+    uint number = gl_WorkGroupID.x + gl_NumWorkGroups.x * gl_WorkGroupID.y;
+    uint i = number * WIDTH + gl_LocalInvocationID.x;
     if (i < n / 4) y[i] = x[i];
 }

@@ -12,6 +12,9 @@ use crate::device::Roofs;
 use crate::plan::{Entry, Plan, waves::waves};
 
 pub mod advice;
+pub mod diff;
+pub mod page;
+pub mod picture;
 pub mod row;
 pub mod text;
 pub mod trace;
@@ -196,6 +199,23 @@ impl Profile {
         profile.passes = strip(passes);
         profile.advice = advice::advice(&profile);
         Ok(profile)
+    }
+
+    /// The rows of passes alone, in the order of recording.
+    pub fn passes_of(
+        plan: &Plan,
+        entry: &Entry,
+        setting: &Setting,
+        samples: &Samples,
+    ) -> Result<Vec<Row>, ReportError> {
+        let items: Vec<_> = waves(entry)
+            .into_iter()
+            .flatten()
+            .map(|pass| vec![pass])
+            .collect();
+        let rounds = u64::from(entry.repeat.max(1));
+        let rows = row::rows(plan, entry, &items, &setting.roofs, &samples.passes, rounds)?;
+        Ok(rows.into_iter().map(|timed| timed.row).collect())
     }
 
     /// Reads what was printed as JSON.

@@ -11,6 +11,7 @@ mod compile;
 mod context;
 #[cfg(feature = "gpu")]
 mod devices;
+mod diff;
 #[cfg(feature = "gpu")]
 mod embed;
 mod explain;
@@ -41,7 +42,11 @@ mod shaders;
 mod sink;
 #[cfg(feature = "gpu")]
 mod subject;
+#[cfg(feature = "gpu")]
+mod tune;
 mod verify;
+#[cfg(feature = "gpu")]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -101,6 +106,14 @@ enum Command {
     /// Measure what a device can do at best, and write it to its profile
     #[cfg(feature = "gpu")]
     Roof(roof::Args),
+    /// Compare two plans or two profiles
+    Diff(diff::Args),
+    /// Compile and measure a graph again whenever one of its files is saved
+    #[cfg(feature = "gpu")]
+    Watch(watch::Args),
+    /// Try variants and constants of kernels, and write the fastest to the device's profile
+    #[cfg(feature = "gpu")]
+    Tune(tune::Args),
     /// Print a shell's completion script
     Completions(manual::CompletionsArgs),
     /// Print the manual page of graphc or of one command
@@ -131,6 +144,11 @@ fn main() -> ExitCode {
         Command::Profile(args) => profile::run(args, &context),
         #[cfg(feature = "gpu")]
         Command::Roof(args) => roof::run(args, &context),
+        Command::Diff(args) => diff::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Watch(args) => watch::run(args, &context),
+        #[cfg(feature = "gpu")]
+        Command::Tune(args) => tune::run(args, &context),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
     };

@@ -1,10 +1,14 @@
 //! `graphc profile`: where the time of a forward pass goes, pass by pass, beside what the device could do.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use graphc::plan::Plan;
+use graphc::report::page::page;
 use graphc::report::text::{self, Shape};
 use graphc::report::trace::{Traced, trace};
 use graphc::report::{Profile, Setting};
+use graphc::span::{SourceMap, Sources as _};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -40,6 +44,9 @@ pub struct Args {
     /// Also write a trace for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
+    /// Also write a page that shows graph, memory, times and roofline together
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
 }
 
 /// Measures and prints.
@@ -49,7 +56,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         plan,
         random_weights,
         chosen,
-        ..
+        map,
     } = args.subject.open(context)?;
     let target = args.subject.target(context)?;
     let setting = Setting {
@@ -95,10 +102,34 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             path.display()
         ));
     }
+    if let Some(path) = &args.html {
+        let entries: Vec<_> = profiles
+            .iter()
+            .map(|(index, profile, _)| (&plan.entries[*index], profile))
+            .collect();
+        let sources = sources(&map, &plan, context);
+        output::write(path, page(&plan, &entries, &sources).as_bytes())?;
+        context.say(&format!("wrote `{}`", path.display()));
+    }
     for (number, (_, profile, _)) in profiles.iter().enumerate() {
         output::print(&printed(&args, profile, shape, number > 0)?)?;
     }
     Ok(())
+}
+
+/// The texts that the plan was made from; of a plan file those that are still below the root.
+fn sources(map: &SourceMap, plan: &Plan, context: &Context) -> BTreeMap<String, String> {
+    if !map.files().is_empty() {
+        let files = map.files().iter();
+        return files
+            .map(|file| (file.path.clone(), file.text.clone()))
+            .collect();
+    }
+    let Ok(below) = context.sources() else {
+        return BTreeMap::new();
+    };
+    let read = |path: &String| Some((path.clone(), below.read(path).ok()?));
+    plan.sources.iter().filter_map(read).collect()
 }
 
 /// One entry's report; JSON is one object for each entry, one after another.
