@@ -7,12 +7,12 @@
 //! variants; if they differ, its candidates are tried again one by one. The profile is written after each round
 //! that found something: an interruption loses one round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use graphc::device::{Choice, DeviceProfile};
-use graphc::kernel::{Library, Manifest, PortType, Variant};
+use graphc::kernel::{Library, Manifest, PortType, ShapeItem, Variant};
 use graphc::plan::{Entry, PassInfo, Plan};
 use graphc::profile;
 use graphc::report::text::time;
@@ -109,7 +109,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let first = tuner.round(&BTreeMap::new())?;
     let mut searches: BTreeMap<Spot, Search> = BTreeMap::new();
     for (spot, us) in &first.times {
-        let candidates = tuner.candidates(spot);
+        let mut candidates = tuner.candidates(spot);
+        // What runs there now is the yardstick.
+        let runs = |candidate: &Candidate| first.ran.get(spot).is_some_and(|ran| tuner.is(spot, candidate, ran));
+        candidates.retain(|candidate| !runs(candidate));
         searches.insert(
             spot.clone(),
             Search {
@@ -163,6 +166,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
                 .map_err(Failure::bad_input)?;
             output::write(&path, text.as_bytes())?;
         }
+    }
+    if tuner.confirm(&mut searches)? {
+        let text = profile::edit::with_choices(&text, &tuner.choices(&searches))
+            .map_err(Failure::bad_input)?;
+        output::write(&path, text.as_bytes())?;
     }
     report(&searches, &path, context)
 }
@@ -283,6 +291,28 @@ impl Tuner<'_> {
         })
     }
 
+    /// The winners once more beside what was there before, right after each other: what won by chance goes. Whether
+    /// there were winners.
+    fn confirm(&self, searches: &mut BTreeMap<Spot, Search>) -> Result<bool, Failure> {
+        let best = |(spot, search): (&Spot, &Search)| Some((spot.clone(), search.best.clone()?));
+        let winners: BTreeMap<Spot, Candidate> = searches.iter().filter_map(best).collect();
+        if winners.is_empty() {
+            return Ok(false);
+        }
+        let (before, after) = (self.round(&BTreeMap::new())?, self.round(&winners)?);
+        for spot in winners.keys() {
+            let times = before.times.get(spot).zip(after.times.get(spot));
+            let (Some((before, after)), Some(search)) = (times, searches.get_mut(spot)) else {
+                continue;
+            };
+            (search.before, search.fastest) = (*before, *after);
+            if *after > *before * (1.0 - GAIN) {
+                search.best = None;
+            }
+        }
+        Ok(true)
+    }
+
     /// The outputs of plain variants.
     fn reference(&self) -> Result<Vec<f32>, Failure> {
         let mut profile = self.profile.clone();
@@ -376,11 +406,21 @@ impl Tuner<'_> {
     fn spot(&self, plan: &Plan, entry: &Entry, pass: &PassInfo) -> Option<Spot> {
         let kernel = plan.kernels.get(pass.kernel)?.name.clone();
         let manifest = self.library.manifests.get(&kernel)?;
-        let mut parts: Vec<String> = pass
+        // Sizes that shapes bind; all others follow from them.
+        let bound: BTreeSet<&str> = manifest
+            .ports
+            .iter()
+            .flat_map(|port| &port.shape)
+            .filter_map(|item| match item {
+                ShapeItem::Leading(name) | ShapeItem::Dim(name) => Some(name.as_str()),
+                ShapeItem::Is(_) => None,
+            })
+            .collect();
+        let sizes = pass
             .dims
             .iter()
-            .map(|(name, size)| format!("{name} == {size}"))
-            .collect();
+            .filter(|(name, size)| **size > 0 && bound.contains(name.as_str()));
+        let mut parts: Vec<String> = sizes.map(|(name, size)| format!("{name} == {size}")).collect();
         for bind in &pass.binds {
             let port = manifest.ports.iter().find(|port| port.name == bind.port)?;
             if let PortType::Var(name) = &port.dtype {

@@ -248,26 +248,28 @@ function facts() {
   const box = $("facts");
   if (!picked.size) { box.replaceChildren("Click a pass, a layer, a piece of memory or a dot. Shift adds to the selection."); return; }
   const ids = [...picked], pass = passes[ids[0]];
-  const list = make("dl");
+  let list = make("dl");
   const fact = (name, ...value) => list.append(make("dt", {}, name), make("dd", {}, ...value));
   fact("kernel", `${pass.kernel} ${pass.variant}`, pass.label ? ` (${pass.label})` : "");
   fact("wave", `${pass.wave}, ${pass.groups.join(" x ")} workgroups`);
   fact("time", `${time(pass.time)}, p95 ${time(pass.p95)}`, pass.least == null ? "" : `; the roof allows ${time(pass.least)} (${pass.bound})`);
   fact("work", `${prefixed(pass.bytes)}B, ${prefixed(pass.flops)}FLOP`);
   if (pass.fused.length) fact("made of", pass.fused.join(", "));
-  for (const port of pass.ports) {
-    const tensor = entry.tensors[port.tensor], root = entry.tensors[tensor.root];
-    const way = port.reads && port.writes ? "reads and writes" : port.reads ? "reads" : "writes";
-    const shared = root.life ? entry.tensors.filter(other => other.life && other !== root && overlaps(other, root)) : [];
-    fact(port.port, `${way} `, make("code", {}, tensor.name), ` ${tensor.dtype} [${tensor.shape}] at ${tensor.arena}:${tensor.start}..${tensor.end}`,
-      shared.length ? `; its bytes are also those of ${shared.slice(0, 4).map(other => other.name).join(", ")}${shared.length > 4 ? ` and ${shared.length - 4} more` : ""}` : "");
-  }
   const parts = [make("h3", {}, pass.path + (ids.length > 1 ? ` and ${ids.length - 1} more` : "")), list, make("div", {}, `${pass.file}:${pass.line}`)];
   const text = data.sources[pass.file];
   if (text != null) {
     const code = make("pre");
     text.split("\n").forEach((line, index) => code.append(make("div", index + 1 === pass.line ? { class: "here" } : {}, make("i", {}, String(index + 1)), line)));
     parts.push(code);
+  }
+  list = make("dl");
+  parts.push(list);
+  for (const port of pass.ports) {
+    const tensor = entry.tensors[port.tensor], root = entry.tensors[tensor.root];
+    const way = port.reads && port.writes ? "reads and writes" : port.reads ? "reads" : "writes";
+    const shared = root.life ? entry.tensors.filter(other => other.life && other !== root && overlaps(other, root)) : [];
+    fact(port.port, `${way} `, make("code", {}, tensor.name), ` ${tensor.dtype} [${tensor.shape}] at ${tensor.arena}:${tensor.start}..${tensor.end}`,
+      shared.length ? `; its bytes are also those of ${shared.slice(0, 4).map(other => other.name).join(", ")}${shared.length > 4 ? ` and ${shared.length - 4} more` : ""}` : "");
   }
   box.replaceChildren(...parts);
   const here = box.querySelector(".here");
