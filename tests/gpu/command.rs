@@ -162,3 +162,133 @@ fn profile_tells_passes_and_waves_apart() {
     let csv = String::from_utf8(csv.stdout).unwrap();
     assert_eq!(csv.lines().count(), 1 + entry.passes.len(), "{csv}");
 }
+
+/// A model small enough to compile and run in no time.
+const SMALL: [&str; 14] = [
+    "graphs/models/bert.ron",
+    "--set=layers=1",
+    "--set=d_model=16",
+    "--set=heads=2",
+    "--set=d_ff=32",
+    "--set=vocab=30",
+    "--set=max_positions=16",
+    "--entry=batch=1,seq=8",
+    "--runs",
+    "2",
+    "--color",
+    "never",
+    "--device",
+    "0",
+];
+
+/// The repository's texts, to be edited.
+fn copied() -> tempfile::TempDir {
+    fn copy(from: &std::path::Path, to: &std::path::Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &to),
+                false => drop(std::fs::copy(entry.path(), to).unwrap()),
+            }
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["graphs", "shaders", "profiles"] {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        copy(&here, &root.path().join(folder));
+    }
+    root
+}
+
+#[test]
+fn watch_shows_changes_and_survives_mistakes() {
+    use std::io::Read as _;
+    let (root, cache) = (copied(), tempfile::tempdir().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .arg("watch")
+        .args(SMALL)
+        .args(["--changes", "2", "--root", root.path().to_str().unwrap()])
+        .env("GRAPHC_CACHE_DIR", cache.path())
+        .env_remove("GRAPHC_DEVICE")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut out, mut errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let printed = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).map(|_| text)
+    });
+    // Reads on until the word has come so often.
+    let mut said = String::new();
+    let mut until = |word: &str, times: usize| {
+        let mut buffer = [0; 4096];
+        while said.matches(word).count() < times {
+            let read = errors.read(&mut buffer).unwrap();
+            assert!(read > 0, "ended too early: {said}");
+            said.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        said.clone()
+    };
+    let graph = root.path().join("graphs/models/bert.ron");
+    let good = std::fs::read_to_string(&graph).unwrap();
+    until("watching", 1);
+    std::fs::write(
+        &graph,
+        good.replacen("kernel: \"pool\"", "kernel: \"pol\"", 1),
+    )
+    .unwrap();
+    let after = until("watching", 2);
+    assert!(
+        after.contains("error[") && after.contains("`pool`") && after.contains("still up: bert"),
+        "{after}"
+    );
+    std::fs::write(
+        &graph,
+        good.replacen(
+            "    outputs:",
+            "    disable: [\"linear_norm\"],\n    outputs:",
+            1,
+        ),
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+    let text = printed.join().unwrap().unwrap();
+    for words in [
+        "where most time",
+        "added: ",
+        "passes, the largest change first",
+    ] {
+        assert!(text.contains(words), "no {words} in {text}");
+    }
+}
+
+#[test]
+fn tune_writes_a_profile_that_compiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tuned.ron");
+    let mut args = vec!["tune"];
+    args.extend(SMALL);
+    args.extend(["--budget", "3s", "-o", file.to_str().unwrap()]);
+    let output = graphc(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for kernel in ["linear", "attention", "embed_sum", "pool"] {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(kernel) && line.contains("tried")),
+            "{text}"
+        );
+    }
+    // Whether anything is faster is the machine's affair; what is written must be usable.
+    if file.exists() {
+        let mut args = vec!["compile"];
+        args.extend(&SMALL[..8]);
+        args.extend(["--profile", file.to_str().unwrap()]);
+        assert!(graphc(&args).status.success());
+    }
+    assert_eq!(file.exists(), said.contains("wrote `"), "{said}");
+}

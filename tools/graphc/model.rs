@@ -56,6 +56,9 @@ pub struct ModelArgs {
     /// Switch a fusion rule off; `all` switches every rule off [repeatable]
     #[arg(long = "no-fusion", value_name = "RULE")]
     no_fusion: Vec<String>,
+    /// Name every pass for GPU debuggers (VK_EXT_debug_utils): its number, path, and line in the graph
+    #[arg(long)]
+    labels: bool,
 }
 
 /// A model and the device that will run it.
@@ -68,6 +71,7 @@ pub struct Model {
     device: Option<String>,
     request: Request,
     fusion: FuseOptions,
+    labels: bool,
 }
 
 impl Model {
@@ -115,6 +119,7 @@ impl Model {
             info,
             profile,
             device: args.device.clone(),
+            labels: args.labels,
             request,
             fusion,
         })
@@ -232,10 +237,11 @@ impl Model {
     /// Packs the weights, opens the device and loads them.
     pub fn open_session(&self, plan: Plan, context: &Context) -> Result<Session, Failure> {
         let weights = packed(&self.metadata.checkpoint, &plan, context)?;
-        let options = SessionOptions {
+        let mut options = SessionOptions {
             device: self.device.clone(),
             ..SessionOptions::from_env()
         };
+        options.labels |= self.labels;
         open(options, Arc::new(plan), &weights, context)
     }
 }

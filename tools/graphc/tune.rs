@@ -111,7 +111,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     for (spot, us) in &first.times {
         let mut candidates = tuner.candidates(spot);
         // What runs there now is the yardstick.
-        let runs = |candidate: &Candidate| first.ran.get(spot).is_some_and(|ran| tuner.is(spot, candidate, ran));
+        let runs = |candidate: &Candidate| {
+            first
+                .ran
+                .get(spot)
+                .is_some_and(|ran| tuner.is(spot, candidate, ran))
+        };
         candidates.retain(|candidate| !runs(candidate));
         searches.insert(
             spot.clone(),
@@ -129,6 +134,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         .map(|search| search.candidates.len())
         .sum();
     context.say(&format!("{} places, {total} candidates", searches.len()));
+    let mut wrote = false;
     while start.elapsed() < args.budget {
         let picks: BTreeMap<Spot, Candidate> = searches
             .iter_mut()
@@ -165,6 +171,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let text = profile::edit::with_choices(&text, &tuner.choices(&searches))
                 .map_err(Failure::bad_input)?;
             output::write(&path, text.as_bytes())?;
+            wrote = true;
         }
     }
     if tuner.confirm(&mut searches)? {
@@ -172,7 +179,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             .map_err(Failure::bad_input)?;
         output::write(&path, text.as_bytes())?;
     }
-    report(&searches, &path, context)
+    report(&searches, wrote.then_some(&*path), context)
 }
 
 fn shown(candidate: &Candidate) -> String {
@@ -185,15 +192,13 @@ fn shown(candidate: &Candidate) -> String {
 
 fn report(
     searches: &BTreeMap<Spot, Search>,
-    path: &std::path::Path,
+    wrote: Option<&std::path::Path>,
     context: &Context,
 ) -> Result<(), Failure> {
-    let mut any = false;
     for (spot, search) in searches {
         let tried = search.next;
         let line = match &search.best {
             Some(best) => {
-                any = true;
                 format!(
                     "{} -> {}  {}",
                     time(search.before),
@@ -210,9 +215,9 @@ fn report(
             spot.when
         ))?;
     }
-    match any {
-        true => context.say(&format!("wrote `{}`", path.display())),
-        false => context.say("nothing was faster; no file was written"),
+    match wrote {
+        Some(path) => context.say(&format!("wrote `{}`", path.display())),
+        None => context.say("nothing was faster; no file was written"),
     }
     Ok(())
 }
@@ -420,7 +425,9 @@ impl Tuner<'_> {
             .dims
             .iter()
             .filter(|(name, size)| **size > 0 && bound.contains(name.as_str()));
-        let mut parts: Vec<String> = sizes.map(|(name, size)| format!("{name} == {size}")).collect();
+        let mut parts: Vec<String> = sizes
+            .map(|(name, size)| format!("{name} == {size}"))
+            .collect();
         for bind in &pass.binds {
             let port = manifest.ports.iter().find(|port| port.name == bind.port)?;
             if let PortType::Var(name) = &port.dtype {
