@@ -336,7 +336,7 @@ fn two_plans_side_by_side() {
         "passes",
         "barriers",
         "added:",
-        "l*/layer/out/norm",
+        "l*/layer/out/add_bias",
         "x 2",
         "re-placed:",
     ] {
@@ -345,7 +345,7 @@ fn two_plans_side_by_side() {
     // The other way round, what was added is removed.
     let back = diff::plans(&plain, &fused);
     assert!(
-        back.contains("removed:") && back.contains("l*/layer/out/norm"),
+        back.contains("removed:") && back.contains("l*/layer/out/add_bias"),
         "{back}"
     );
     let mut moved = fused.clone();

@@ -207,6 +207,7 @@ fn watch_shows_changes_and_survives_mistakes() {
     use std::io::Read as _;
     let (root, cache) = (copied(), tempfile::tempdir().unwrap());
     let mut child = Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .current_dir(root.path())
         .arg("watch")
         .args(SMALL)
         .args(["--changes", "2", "--root", root.path().to_str().unwrap()])
