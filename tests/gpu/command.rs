@@ -250,7 +250,7 @@ fn watch_shows_changes_and_survives_mistakes() {
         &graph,
         good.replacen(
             "    outputs:",
-            "    disable: [\"linear_norm\"],\n    outputs:",
+            "    disable: [\"linear_norm\", \"linear_sum_norm\"],\n    outputs:",
             1,
         ),
     )
