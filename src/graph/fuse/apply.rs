@@ -55,8 +55,14 @@ impl<'a> Rewriter<'a> {
             let replacement =
                 search::find(rule, (&self.graph, &uses), anchor, &mut attempt).transpose()?;
             if let Some(replacement) = replacement {
-                fired.push(self.replace(rule, replacement));
-                uses = Uses::of(&self.graph, &self.live);
+                // Only passes between the first and the last matched one change or move.
+                let passes = &replacement.found.passes;
+                let (first, last) = (passes.iter().min(), passes.iter().max());
+                if let (Some(first), Some(last)) = (first.copied(), last.copied()) {
+                    uses.forget(&self.graph, self.live.range(first..=last).copied());
+                    fired.push(self.replace(rule, replacement));
+                    uses.add(&self.graph, self.live.range(first..=last).copied());
+                }
             }
             next = self
                 .live

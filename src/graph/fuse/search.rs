@@ -36,19 +36,40 @@ impl Uses {
                 uses.nexts.insert(next);
             }
         }
-        for id in live {
-            for port in &graph.passes[*id].ports {
+        uses.add(graph, live.iter().copied());
+        uses
+    }
+
+    /// Notes what passes write and read; readers stay in order.
+    pub(super) fn add(&mut self, graph: &Graph, passes: impl Iterator<Item = PassId>) {
+        for id in passes {
+            for port in &graph.passes[id].ports {
                 if port.access.writes() {
-                    uses.writer.insert(port.value, *id);
+                    // Of several writers of state the last counts.
+                    let writer = self.writer.entry(port.value).or_insert(id);
+                    *writer = (*writer).max(id);
                 } else {
-                    let readers = uses.readers.entry(port.value).or_default();
-                    if readers.last() != Some(id) {
-                        readers.push(*id);
+                    let readers = self.readers.entry(port.value).or_default();
+                    if let Err(at) = readers.binary_search(&id) {
+                        readers.insert(at, id);
                     }
                 }
             }
         }
-        uses
+    }
+
+    /// Forgets what passes write and read, before they change.
+    pub(super) fn forget(&mut self, graph: &Graph, passes: impl Iterator<Item = PassId>) {
+        for id in passes {
+            for port in &graph.passes[id].ports {
+                if self.writer.get(&port.value) == Some(&id) {
+                    self.writer.remove(&port.value);
+                }
+                if let Some(readers) = self.readers.get_mut(&port.value) {
+                    readers.retain(|reader| *reader != id);
+                }
+            }
+        }
     }
 
     /// Whether a value may disappear with `matched`: only they read it, it has no view, and it does not leave the
