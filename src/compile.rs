@@ -156,7 +156,9 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let scheduled: Vec<(&Graph, &Schedule)> =
         fused.iter().map(Fused::graph).zip(&schedules).collect();
     said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
-    let placement = plan::pack::pack(&scheduled, &job.profile.limits)?;
+    let reads: Vec<_> = fused.iter().map(Fused::graph).zip(&lowered).collect();
+    let reads = plan::place::Reads::of(&reads);
+    let placement = plan::pack::pack(&scheduled, &job.profile.limits, &reads)?;
     chained(&scheduled, &placement, &library)?;
     let sync = plan::sync::sync(&scheduled, &placement);
     let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();

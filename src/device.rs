@@ -126,6 +126,13 @@ pub struct Limits {
     /// Number of compute units, if known (132 SMs of an H200).
     #[serde(default)]
     pub compute_units: Option<u32>,
+    /// Bytes of the device's own memory that a plan may take; none: as many as it needs. Weights beyond them lie in
+    /// the host's memory.
+    #[serde(default)]
+    pub device_memory: Option<u64>,
+    /// Bytes of all memory that the device reaches, its own and the host's; none: not known.
+    #[serde(default)]
+    pub all_memory: Option<u64>,
 }
 
 /// Measured speeds.

@@ -10,6 +10,7 @@ use graphc::device::{DeviceProfile, Roofs};
 use graphc::diag::Diagnostics;
 use graphc::graph::{Class, Graph};
 use graphc::plan::pack::pack;
+use graphc::plan::place::Reads;
 use graphc::span::SourceMap;
 use planning::{Builder, attempt, profile, schedules, sources};
 
@@ -28,7 +29,7 @@ fn check(name: &str, text: &str) {
 fn refused(name: &str, graphs: &[Graph], profile: &DeviceProfile) {
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let found: Diagnostics = pack(&pairs, &profile.limits).unwrap_err();
+    let found: Diagnostics = pack(&pairs, &profile.limits, &Reads::default()).unwrap_err();
     check(name, &found.render(&sources(), false));
 }
 

@@ -5,6 +5,8 @@ use crate::diag::Code;
 
 /// A pass that reads more than the device binds at once, and cannot be cut.
 pub const NOT_SPLIT: Code = Code("G0512");
+/// More memory than there is, wherever weights lie.
+pub const TOO_LITTLE_MEMORY: Code = Code("G0513");
 /// The verifier refuses a plan.
 pub const UNPROVED: Code = Code("G0599");
 
@@ -87,8 +89,17 @@ pub(super) const CODES: &[Explained] = &[
         title: "a pass that cannot be cut",
         text: "A weight is larger than the device binds at once (`maxStorageBufferRange`), so its pass becomes a chain of \
                passes with a range of rows each, if the kernel's manifest has `split`. Each pass of the chain writes its part \
-               in place, so the result must stay inside the graph (let a pass such as `activation` with kind `none` copy an \
-               output), and what a fusion put behind the product must not need whole rows.",
+               in place, so the result must not survive the entry as state or a carry, and what a fusion put behind the product \
+               must not need whole rows.",
+    },
+    Explained {
+        code: TOO_LITTLE_MEMORY,
+        title: "more memory than there is",
+        text: "Weights that do not fit the device's own memory (`device_memory` of a profile, or `--device-memory-limit`) lie \
+               in the host's memory, those first that a step reads least of; everything else must fit. The table lists what \
+               the plan takes. The caches of a language model are its state: `--ctx` sets how many tokens they hold, `--kv` \
+               their element type. `--weights int8` or `--weights int4` makes weights smaller, and entries with fewer rows \
+               need fewer transients.",
     },
     Explained {
         code: UNPROVED,

@@ -138,9 +138,12 @@ impl Splitter {
         if values[into].is_some() {
             return Err(format!("its port `{}` is bound already", split.into));
         }
-        if self.graph.values[whole].class != Class::Transient {
+        if !matches!(
+            self.graph.values[whole].class,
+            Class::Transient | Class::Output
+        ) {
             return Err(format!(
-                "`{}` leaves the graph, so parts cannot take over its bytes",
+                "`{}` survives the entry, so parts cannot take over its bytes",
                 self.graph.values[whole].name
             ));
         }

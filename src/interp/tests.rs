@@ -40,6 +40,8 @@ impl Builder {
                 max_storage_buffers: 8,
                 subgroup_size: 8,
                 compute_units: None,
+                device_memory: None,
+                all_memory: None,
             },
             needs: BTreeSet::new(),
             source_hash: [0; 32],

@@ -350,7 +350,7 @@ pub fn summary(plan: &Plan) -> String {
         let stats = &entry.stats;
         format!(
             "{} {}: {passes} passes{}, {waves} waves, {barriers} barriers, {submits} submit{}; transient {} planned, {} bound, \
-             {} naive; weights {}\n",
+             {} naive; weights {}{}\n",
             plan.graph,
             entry.name,
             stats
@@ -361,6 +361,10 @@ pub fn summary(plan: &Plan) -> String {
             bytes(stats.transient_bound),
             bytes(stats.transient_naive),
             bytes(stats.weight_bytes),
+            match stats.weight_host_bytes {
+                0 => String::new(),
+                host => format!(" ({} of them in host memory)", bytes(host)),
+            },
         )
     };
     plan.entries.iter().map(line).collect()
@@ -384,7 +388,10 @@ pub fn json(plan: &Plan) -> serde_json::Value {
                 "planned": stats.transient_planned,
                 "bound": stats.transient_bound,
             },
-            "weight_bytes": stats.weight_bytes,
+            "weight_bytes": {
+                "device": stats.weight_bytes.saturating_sub(stats.weight_host_bytes),
+                "host": stats.weight_host_bytes,
+            },
             "state_bytes": stats.state_bytes,
             "estimate_ms": stats.estimate_ms,
         })

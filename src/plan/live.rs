@@ -38,6 +38,21 @@ pub struct Live {
     pub groups: Vec<Group>,
     /// For each pass and written binding that takes over a read binding's bytes: that binding.
     pub in_place: BTreeMap<(PassId, u32), u32>,
+    /// Values in the output arena that take over another's place there, with that one: links of a chain that ends in
+    /// an output.
+    pub follows: BTreeMap<ValueId, ValueId>,
+}
+
+impl Live {
+    /// The value that `value` has its place from: itself, unless it takes over another's.
+    pub fn first(&self, value: ValueId) -> ValueId {
+        let mut first = value;
+        // Each link is written after the one before it, so this ends.
+        while let Some(before) = self.follows.get(&first) {
+            first = *before;
+        }
+        first
+    }
 }
 
 /// Finds the lifetimes and the groups of one entry.
@@ -48,6 +63,7 @@ pub fn live(graph: &Graph, schedule: &Schedule) -> Result<Live, Diagnostics> {
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of: BTreeMap<ValueId, usize> = BTreeMap::new();
     let mut in_place = BTreeMap::new();
+    let mut follows = BTreeMap::new();
     for pass in schedule.waves().iter().flatten() {
         for port in graph.passes[*pass]
             .ports
@@ -55,6 +71,14 @@ pub fn live(graph: &Graph, schedule: &Schedule) -> Result<Live, Diagnostics> {
             .filter(|port| port.access.writes())
         {
             let root = graph.root(port.value);
+            if roles.get(&root) == Some(&Role::Output)
+                && let Some(from) = taken_over(graph, &uses, *pass, port)
+                && roles.get(&from.value) == Some(&Role::Output)
+                && !graph.outputs.contains(&from.value)
+            {
+                follows.insert(root, from.value);
+                in_place.insert((*pass, port.port), from.port);
+            }
             if !transient(&root) || group_of.contains_key(&root) {
                 continue;
             }
@@ -83,6 +107,7 @@ pub fn live(graph: &Graph, schedule: &Schedule) -> Result<Live, Diagnostics> {
         roles,
         groups,
         in_place,
+        follows,
     })
 }
 

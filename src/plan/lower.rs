@@ -125,6 +125,7 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
 /// Bytes of arenas by kind.
 struct ArenaSums {
     weights: u64,
+    host_weights: u64,
     state: u64,
 }
 
@@ -138,7 +139,8 @@ impl ArenaSums {
             arenas.fold(0u64, |sum, arena| sum.saturating_add(arena.bytes))
         };
         Self {
-            weights: sum(&[ArenaKind::Weight]),
+            weights: sum(&[ArenaKind::Weight, ArenaKind::HostWeight]),
+            host_weights: sum(&[ArenaKind::HostWeight]),
             state: sum(&[ArenaKind::State, ArenaKind::Carry]),
         }
     }
@@ -339,6 +341,7 @@ impl Lowering<'_> {
             transient_planned: self.places.planned,
             transient_bound: self.places.bound,
             weight_bytes: sums.weights,
+            weight_host_bytes: sums.host_weights,
             state_bytes: sums.state,
             estimate_ms: can_estimate(&self.profile.roofs).then(|| seconds() * 1e3),
         }

@@ -22,6 +22,7 @@ mod fit;
 pub mod live;
 pub mod lower;
 pub mod pack;
+pub mod place;
 pub mod schedule;
 pub mod sync;
 pub mod validate;
@@ -29,7 +30,7 @@ pub mod verify;
 pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +101,16 @@ pub enum ArenaKind {
     Input,
     /// Host-visible and host-cached, read by the host after a submit.
     Output,
+    /// Written once at load, for weights that the device's own memory has no room for: in the host's memory, read over
+    /// the bus.
+    HostWeight,
+}
+
+impl ArenaKind {
+    /// Whether it counts as the device's own memory.
+    pub fn on_device(self) -> bool {
+        !matches!(self, ArenaKind::HostWeight)
+    }
 }
 
 /// One memory range that is bound as a whole buffer.
@@ -333,6 +344,8 @@ pub struct Stats {
     pub transient_bound: u64,
     /// Bytes of weights.
     pub weight_bytes: u64,
+    /// Bytes of them in the host's memory.
+    pub weight_host_bytes: u64,
     /// Bytes of state and carries.
     pub state_bytes: u64,
     /// Estimated time of one round from the profile's roofs, in milliseconds.

@@ -7,7 +7,7 @@
 //!
 //! How lifetimes are fitted into few bytes is the business of `fit`; here every kind of value gets its arenas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::device::Limits;
@@ -17,6 +17,7 @@ use crate::ids::{ArenaId, IdVec, PassId, ValueId};
 
 use super::fit::{Item, best, bound};
 use super::live::{Group, Live, live};
+use super::place::{Reads, all_bytes, device_bytes, to_host, too_little};
 use super::schedule::Schedule;
 use super::{Arena, ArenaKind, Role, Slot, Weight};
 
@@ -91,9 +92,53 @@ impl Placement {
     }
 }
 
-/// Gives every value of every entry its place.
-pub fn pack(entries: &[(&Graph, &Schedule)], limits: &Limits) -> Result<Placement, Diagnostics> {
-    let mut packer = Packer::new(limits);
+/// Gives every value of every entry its place. `reads` says which weights the device's own memory is for, where it has
+/// no room for all.
+pub fn pack(
+    entries: &[(&Graph, &Schedule)],
+    limits: &Limits,
+    reads: &Reads,
+) -> Result<Placement, Diagnostics> {
+    let all = pack_with(entries, limits, &BTreeSet::new())?;
+    if let Some(limit) = limits
+        .all_memory
+        .filter(|limit| all_bytes(&all.arenas) > *limit)
+    {
+        return Err(too_little(&all.arenas, ("all memory", limit), false).into());
+    }
+    let bytes = device_bytes(&all.arenas);
+    let Some(limit) = limits.device_memory.filter(|limit| bytes > *limit) else {
+        return Ok(all);
+    };
+    let weights = all
+        .arenas
+        .iter()
+        .filter(|arena| arena.kind == ArenaKind::Weight);
+    let weights = weights.fold(0u64, |sum, arena| sum.saturating_add(arena.bytes));
+    let Some(room) = limit.checked_sub(bytes.saturating_sub(weights)) else {
+        return Err(too_little(&all.arenas, ("the device", limit), true).into());
+    };
+    let alignment = alignment(limits);
+    let aligned = |bytes: u64| bytes.div_ceil(alignment).saturating_mul(alignment);
+    pack_with(
+        entries,
+        limits,
+        &to_host(&all.weights, reads, room, aligned),
+    )
+}
+
+/// Where values may start.
+fn alignment(limits: &Limits) -> u64 {
+    limits.min_storage_alignment.max(ALIGNMENT)
+}
+
+/// Gives every value its place, the weights of these names in the host's memory.
+fn pack_with(
+    entries: &[(&Graph, &Schedule)],
+    limits: &Limits,
+    to_host: &BTreeSet<String>,
+) -> Result<Placement, Diagnostics> {
+    let mut packer = Packer::new(limits, to_host);
     let mut lives = Vec::new();
     for (graph, schedule) in entries {
         match live(graph, schedule) {
@@ -163,6 +208,8 @@ fn views(graph: &Graph, live: &Live, places: &mut Places) {
 
 struct Packer<'a> {
     limits: &'a Limits,
+    /// Weights for the host's memory.
+    to_host: &'a BTreeSet<String>,
     alignment: u64,
     arenas: IdVec<ArenaId, Arena>,
     weights: Vec<Weight>,
@@ -178,11 +225,11 @@ struct Filling {
 }
 
 impl<'a> Packer<'a> {
-    fn new(limits: &'a Limits) -> Self {
-        let alignment = limits.min_storage_alignment.max(ALIGNMENT);
+    fn new(limits: &'a Limits, to_host: &'a BTreeSet<String>) -> Self {
         Self {
             limits,
-            alignment,
+            to_host,
+            alignment: alignment(limits),
             arenas: IdVec::new(),
             weights: Vec::new(),
             found: Diagnostics::default(),
@@ -290,12 +337,13 @@ impl<'a> Packer<'a> {
             Role::Carry => (ArenaKind::Carry, 2),
             _ => (ArenaKind::State, 1),
         };
-        let mut filling = Filling {
+        let new = |kind| Filling {
             kind,
             slots,
             used: Vec::new(),
         };
-        let mut at: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        let (mut filling, mut host) = (new(kind), new(ArenaKind::HostWeight));
+        let mut at: BTreeMap<&str, (bool, usize, u64)> = BTreeMap::new();
         let mut first: BTreeMap<&str, &ValueInfo> = BTreeMap::new();
         let mut order = Vec::new();
         for (graph, live) in graphs {
@@ -303,8 +351,10 @@ impl<'a> Packer<'a> {
                 let info = &graph.values[*value];
                 match first.get(info.name.as_str()) {
                     None => {
-                        let place = self.take(&mut filling, info.bytes().unwrap_or(u64::MAX));
-                        at.insert(&info.name, place);
+                        let on_host = role == Role::Weight && self.to_host.contains(&info.name);
+                        let filling = if on_host { &mut host } else { &mut filling };
+                        let (index, offset) = self.take(filling, info.bytes().unwrap_or(u64::MAX));
+                        at.insert(&info.name, (on_host, index, offset));
                         first.insert(&info.name, info);
                         order.push(info);
                     }
@@ -315,9 +365,13 @@ impl<'a> Packer<'a> {
                 }
             }
         }
-        let arenas = self.make(&filling);
+        let arenas = [self.make(&filling), self.make(&host)];
+        let place = |name: &str| {
+            let (on_host, index, offset) = at[name];
+            (arenas[usize::from(on_host)][index], offset)
+        };
         for info in order.iter().filter(|_| role == Role::Weight) {
-            let (index, offset) = at[info.name.as_str()];
+            let ((arena, _), offset) = place(&info.name);
             let Some(recipe) = info.recipe.clone() else {
                 let message = format!(
                     "weight `{}` has no recipe: nothing says how it is made",
@@ -334,15 +388,14 @@ impl<'a> Packer<'a> {
                 dtype,
                 shape,
                 recipe,
-                arena: arenas[index].0,
+                arena,
                 offset,
             });
         }
         for ((graph, live), places) in graphs.iter().zip(places) {
             for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
                 let info = &graph.values[*value];
-                let (index, offset) = at[info.name.as_str()];
-                let (arena, stride) = arenas[index];
+                let ((arena, stride), offset) = place(&info.name);
                 let bytes = info.bytes().unwrap_or(u64::MAX);
                 let slot = if role == Role::Carry {
                     Slot::Same { stride }
@@ -442,9 +495,16 @@ impl<'a> Packer<'a> {
                 slots,
                 used: Vec::new(),
             };
+            let mut taken = BTreeMap::new();
             for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
                 let bytes = graph.values[*value].bytes().unwrap_or(u64::MAX);
-                found.push((entry, *value, self.take(&mut filling, bytes), bytes));
+                let first = live.first(*value);
+                let place = match taken.get(&first) {
+                    Some(place) => *place,
+                    None => self.take(&mut filling, bytes),
+                };
+                taken.insert(first, place);
+                found.push((entry, *value, place, bytes));
             }
             widen(&mut largest.used, &filling.used);
         }

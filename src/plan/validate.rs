@@ -4,6 +4,7 @@
 //! and no number of the plan makes it allocate, recurse or overflow. After [`Plan::validate`] the ids of a plan can be
 //! used to index; whether the plan computes what it should is the business of [`verify`](super::verify).
 
+use super::place::{all_bytes, device_bytes};
 use super::{Arena, ArenaKind, Entry, Kernel, PassInfo, Plan, Role, Slot, Tensor};
 use crate::device::Limits;
 use crate::ids::TensorId;
@@ -65,6 +66,26 @@ impl Plan {
                 );
             }
         }
+        let memory = [
+            (
+                self.limits.device_memory,
+                device_bytes(&self.arenas),
+                "device",
+            ),
+            (
+                self.limits.all_memory,
+                all_bytes(&self.arenas),
+                "host and device",
+            ),
+        ];
+        for (limit, bytes, what) in memory {
+            if limit.is_some_and(|limit| bytes > limit) {
+                return wrong(
+                    "memory",
+                    format!("{bytes} bytes of {what} memory, more than there are"),
+                );
+            }
+        }
         for (id, kernel) in self.kernels.enumerate() {
             kernel_fits(kernel, &self.limits)
                 .or_else(|message| wrong(format!("kernel {} `{}`", id.0, kernel.label), message))?;
@@ -77,7 +98,7 @@ impl Plan {
             let arena = self
                 .arenas
                 .get(weight.arena)
-                .filter(|arena| arena.kind == ArenaKind::Weight);
+                .filter(|arena| matches!(arena.kind, ArenaKind::Weight | ArenaKind::HostWeight));
             let Some(arena) = arena else {
                 return wrong(place(), "no such weight arena");
             };
@@ -266,7 +287,9 @@ fn role_fits(role: Role, kind: ArenaKind, slot: Slot) -> bool {
         Role::Output => kind == ArenaKind::Output && matches!(slot, Slot::Same { .. }),
         Role::Carry => kind == ArenaKind::Carry && matches!(slot, Slot::Same { .. }),
         Role::CarryNext => kind == ArenaKind::Carry && matches!(slot, Slot::Other { .. }),
-        Role::Weight => kind == ArenaKind::Weight && slot == Slot::Fixed,
+        Role::Weight => {
+            matches!(kind, ArenaKind::Weight | ArenaKind::HostWeight) && slot == Slot::Fixed
+        }
         Role::State | Role::Scratch => kind == ArenaKind::State && slot == Slot::Fixed,
         Role::Transient => kind == ArenaKind::Transient && slot == Slot::Fixed,
         Role::View => false,

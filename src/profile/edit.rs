@@ -65,6 +65,15 @@ pub fn fresh(profile: &DeviceProfile, note: &str) -> String {
     if let Some(units) = limits.compute_units {
         line("compute_units", units.to_string());
     }
+    let memory = [
+        ("device_memory", limits.device_memory),
+        ("all_memory", limits.all_memory),
+    ];
+    for (name, bytes) in memory {
+        if let Some(bytes) = bytes {
+            line(name, bytes.to_string());
+        }
+    }
     let features: Vec<&str> = profile
         .features
         .iter()

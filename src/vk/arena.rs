@@ -1,6 +1,6 @@
 //! Memory: one VkBuffer with its own allocation per arena of the plan, made once.
 //!
-//! Weights, transients, state and carries lie in the device's memory; where the host can map all of it, weights
+//! Weights (but those that the plan puts into the host's), transients, state and carries lie in the device's memory; where the host can map all of it, weights
 //! are written in place, otherwise through a staging buffer at load. Inputs are mapped (in device memory where
 //! that is possible), outputs are mapped and host-cached. State and carries are zero before the first submit.
 //!
@@ -21,8 +21,9 @@ use gpu_allocator::{AllocationError, AllocationSizes, MemoryLocation};
 use super::Counters;
 use super::device::Device;
 use super::error::VkError;
-use super::fit::{arena_word, memory_table, weight_bytes};
+use super::fit::weight_bytes;
 use crate::ids::{ArenaId, IdVec};
+use crate::plan::place::{arena_word, memory_table};
 use crate::plan::{Arena, ArenaKind, Plan, Weight};
 
 /// Bytes that a weight is filled with at once: bounds the staging buffer and lets progress move.
@@ -65,7 +66,7 @@ pub(crate) struct Arenas {
     items: IdVec<ArenaId, Memory>,
     /// Dropped by hand, before the device.
     allocator: Option<Allocator>,
-    /// Whether weights are written in place.
+    /// Whether weights in the device's memory are written in place; those in the host's always are.
     in_place: bool,
     device: Arc<Device>,
 }
@@ -142,7 +143,8 @@ impl Arenas {
                 MemoryLocation::GpuOnly
             }
             ArenaKind::Input => MemoryLocation::CpuToGpu,
-            ArenaKind::Output => MemoryLocation::GpuToCpu,
+            // Cached memory of the host, which a discrete device reads without taking of its own.
+            ArenaKind::Output | ArenaKind::HostWeight => MemoryLocation::GpuToCpu,
         };
         let usage = match arena.kind {
             ArenaKind::Weight | ArenaKind::State | ArenaKind::Carry => {
@@ -274,13 +276,17 @@ impl Arenas {
             .iter()
             .filter_map(weight_bytes)
             .fold(0u64, |sum, bytes| sum.saturating_add(bytes));
+        let staged = |weight: &&Weight| {
+            !self.in_place && plan.arenas[weight.arena].kind == ArenaKind::Weight
+        };
         let largest = plan
             .weights
             .iter()
+            .filter(staged)
             .filter_map(weight_bytes)
             .max()
             .unwrap_or(0);
-        let staging = if self.in_place || largest == 0 {
+        let staging = if largest == 0 {
             None
         } else {
             counters.allocations += 1;
@@ -330,6 +336,7 @@ impl Arenas {
         progress(done);
         for (index, weight) in plan.weights.iter().enumerate() {
             let bytes = weight_bytes(weight).unwrap_or(0);
+            let staging = staging.filter(|_| plan.arenas[weight.arena].kind == ArenaKind::Weight);
             let mut start = 0;
             while start < bytes {
                 let piece = PIECE_BYTES.min(bytes - start);
@@ -399,7 +406,7 @@ fn allocation_error(error: AllocationError, what: String, plan: &Plan, device: &
         AllocationError::OutOfMemory => VkError::OutOfMemory {
             place: "device",
             what,
-            table: memory_table(plan.arenas.iter(), device.info.memory_bytes),
+            table: memory_table(&plan.arenas, ("the device", device.info.memory_bytes)),
         },
         error => VkError::Allocator {
             what,
@@ -413,7 +420,7 @@ fn with_table(error: VkError, plan: &Plan, device: &Device) -> VkError {
         VkError::OutOfMemory { place, what, .. } => VkError::OutOfMemory {
             place,
             what,
-            table: memory_table(plan.arenas.iter(), device.info.memory_bytes),
+            table: memory_table(&plan.arenas, ("the device", device.info.memory_bytes)),
         },
         error => error,
     }

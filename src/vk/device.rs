@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::error::VkError;
 use super::features::{self, Support};
 use super::instance::{Instance, version_text};
-use crate::device::{DeviceProfile, Feature, Roofs};
+use crate::device::{DeviceProfile, Feature, Limits, Roofs};
 
 /// What kind of hardware it is, best choice first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -197,7 +197,10 @@ fn found(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Found {
             profile: DeviceProfile {
                 name: name.clone(),
                 matches: name.clone(),
-                limits: support.limits.clone(),
+                limits: Limits {
+                    device_memory: own_memory(kind(basic.device_type), memory_bytes),
+                    ..support.limits.clone()
+                },
                 features: support.features.clone(),
                 roofs: Roofs::default(),
                 choices: BTreeMap::new(),
@@ -286,6 +289,12 @@ fn device_memory(memory: &vk::PhysicalDeviceMemoryProperties) -> (u64, bool) {
         .iter()
         .any(|kind| kind.heap_index as usize == index && kind.property_flags.contains(wanted));
     (heap.size, visible)
+}
+
+/// What plans may take of the device's own memory: all but a part that drivers keep and other programs hold. A device on
+/// the CPU has none of its own, and what it reports is no limit (lavapipe of Mesa 22 says 2 GiB on every machine).
+fn own_memory(kind: DeviceKind, bytes: u64) -> Option<u64> {
+    (kind == DeviceKind::Discrete).then(|| bytes - bytes / 32)
 }
 
 /// The position of the device that `wanted` names: an index, a UUID (or its beginning, from 8 digits on) or a
@@ -424,7 +433,6 @@ impl Drop for Device {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::device::Limits;
 
     fn device(index: usize, name: &str, kind: DeviceKind, uuid: &str) -> DeviceInfo {
         DeviceInfo {
@@ -451,6 +459,8 @@ mod tests {
                     max_storage_buffers: 0,
                     subgroup_size: 1,
                     compute_units: None,
+                    device_memory: None,
+                    all_memory: None,
                 },
                 features: Default::default(),
                 roofs: Roofs::default(),

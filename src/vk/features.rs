@@ -205,6 +205,8 @@ fn limits(limits: &vk::PhysicalDeviceLimits, max_allocation: u64, subgroup_size:
         max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
         subgroup_size,
         compute_units: None,
+        device_memory: None,
+        all_memory: None,
     }
 }
 

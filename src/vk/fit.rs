@@ -4,11 +4,12 @@
 //! Pure functions over data, over plans that passed [`Plan::validate`]. [`limits`] holds the plan's real needs, not
 //! the limits that it was compiled for, against the device's: a small plan for a large device runs on a small one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::features::capability;
 use crate::device::{Feature, Limits};
-use crate::plan::{Arena, ArenaKind, Entry, Kernel, Plan};
+use crate::plan::place::arena_word;
+use crate::plan::{Entry, Kernel, Plan};
 
 /// The most problems that are listed.
 const MAX_PROBLEMS: usize = 12;
@@ -162,40 +163,4 @@ fn entry_limits(entry: &Entry, limits: &Limits, problems: &mut Vec<String>) {
             }
         }
     }
-}
-
-/// The word for an arena's kind in messages.
-pub fn arena_word(kind: ArenaKind) -> &'static str {
-    match kind {
-        ArenaKind::Weight => "weights",
-        ArenaKind::Transient => "transients",
-        ArenaKind::State => "state",
-        ArenaKind::Carry => "carries",
-        ArenaKind::Input => "inputs",
-        ArenaKind::Output => "outputs",
-    }
-}
-
-/// What the plan's arenas take, by kind, for messages about memory. `device_bytes` is the device's own memory.
-pub fn memory_table<'a>(arenas: impl IntoIterator<Item = &'a Arena>, device_bytes: u64) -> String {
-    let mut sums: BTreeMap<ArenaKind, u64> = BTreeMap::new();
-    for arena in arenas {
-        let sum = sums.entry(arena.kind).or_default();
-        *sum = sum.saturating_add(arena.bytes);
-    }
-    let total = sums
-        .values()
-        .fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let mut table: String = sums
-        .iter()
-        .map(|(kind, bytes)| format!("  {:<12}{:>12.1} MiB\n", arena_word(*kind), mib(*bytes)))
-        .collect();
-    table.push_str(&format!("  {:<12}{:>12.1} MiB\n", "together", mib(total)));
-    table.push_str(&format!(
-        "  {:<12}{:>12.1} MiB\n",
-        "the device",
-        mib(device_bytes)
-    ));
-    table
 }

@@ -240,6 +240,8 @@ fn limits() -> Limits {
         max_storage_buffers: u32::MAX,
         subgroup_size: 8,
         compute_units: None,
+        device_memory: None,
+        all_memory: None,
     }
 }
 

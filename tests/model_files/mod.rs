@@ -85,6 +85,8 @@ pub fn plan(weights: Vec<Weight>) -> Plan {
             max_storage_buffers: 16,
             subgroup_size: 8,
             compute_units: None,
+            device_memory: None,
+            all_memory: None,
         },
         needs: BTreeSet::new(),
         source_hash: [0; 32],

@@ -12,6 +12,7 @@ use graphc::ids::{Id, IdVec, KernelId, PassId, ValueId};
 use graphc::kernel::{Access, Binding};
 use graphc::plan::lower::{EntryParts, Lowered, Parts, lower};
 use graphc::plan::pack::pack;
+use graphc::plan::place::Reads;
 use graphc::plan::schedule::{Schedule, schedule};
 use graphc::plan::sync::sync;
 use graphc::plan::{Kernel, Plan};
@@ -164,6 +165,8 @@ pub fn limits() -> Limits {
         max_storage_buffers: 32,
         subgroup_size: 8,
         compute_units: None,
+        device_memory: None,
+        all_memory: None,
     }
 }
 
@@ -287,7 +290,7 @@ pub fn attempt(
     let (kernels, lowered) = stand_ins(graphs);
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let placement = pack(&pairs, &profile.limits)?;
+    let placement = pack(&pairs, &profile.limits, &Reads::default())?;
     let sync = sync(&pairs, &placement);
     let entries: Vec<_> = pairs
         .iter()

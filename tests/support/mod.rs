@@ -57,6 +57,8 @@ pub fn profile() -> DeviceProfile {
             max_storage_buffers: 16,
             subgroup_size: 8,
             compute_units: None,
+            device_memory: None,
+            all_memory: None,
         },
         features: BTreeSet::from([Feature::StorageF16]),
         roofs: Roofs::default(),

@@ -42,6 +42,10 @@ pub struct Args {
     /// Longest time one submit should take; the plan is cut into several where needed
     #[arg(long, value_name = "MS", value_parser = crate::request::positive)]
     max_submit_ms: Option<f64>,
+    /// Memory of the device's own that is used, for example 800MiB; weights beyond it lie in host memory [default: what
+    /// the device has]
+    #[arg(long, value_name = "BYTES|MiB|GiB", value_parser = crate::request::bytes)]
+    device_memory_limit: Option<u64>,
     /// Do not build shaders: the plan can be studied but not run
     #[arg(long, conflicts_with = "output")]
     no_shaders: bool,
@@ -92,10 +96,12 @@ fn compiled(
     map: &mut SourceMap,
 ) -> Result<Result<Compiled, Diagnostics>, Failure> {
     let requests = args.graph.requests()?;
-    let profile = match profile::load(profile, profiles, map) {
+    let mut profile = match profile::load(profile, profiles, map) {
         Ok(profile) => profile,
         Err(problems) => return Ok(Err(problems)),
     };
+    let limits = &mut profile.limits;
+    limits.device_memory = args.device_memory_limit.or(limits.device_memory);
     let named = |name: &String| Stage::ALL.into_iter().find(|stage| stage.name() == name);
     let emit: Vec<Stage> = args.emit.iter().filter_map(named).collect();
     let job = Job {

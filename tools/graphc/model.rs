@@ -59,6 +59,10 @@ pub struct ModelArgs {
     /// Name every pass for GPU debuggers (VK_EXT_debug_utils): its number, path, and line in the graph
     #[arg(long)]
     labels: bool,
+    /// Memory of the device's own that is used, for example 800MiB; weights beyond it lie in host memory [default: what
+    /// the device has]
+    #[arg(long, value_name = "BYTES|MiB|GiB", value_parser = request::bytes)]
+    device_memory_limit: Option<u64>,
 }
 
 /// A model and the device that will run it.
@@ -90,7 +94,9 @@ impl Model {
         };
         let info = describe(args.device.as_deref())
             .map_err(|error| Failure::coded(error.code(), &error))?;
-        let profile = tuned(&info, &sources)?;
+        let mut profile = tuned(&info, &sources)?;
+        let limits = &mut profile.limits;
+        limits.device_memory = args.device_memory_limit.or(limits.device_memory);
         let dtype: DType = args.dtype.parse().map_err(Failure::bad_input)?;
         let request = Request {
             params: metadata.values.clone(),

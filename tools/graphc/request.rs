@@ -209,6 +209,22 @@ pub fn entry(text: &str) -> Result<EntryArg, String> {
     Ok(EntryArg::Dims(dims))
 }
 
+/// A number of bytes: plain, or of a unit.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("B", 0)];
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .unwrap_or((text, 0));
+    let bytes = number.trim().parse::<f64>().ok();
+    match bytes.map(|number| {
+        number * f64::from(1u32 << (shift / 2)) * f64::from(1u32 << (shift - shift / 2))
+    }) {
+        Some(bytes) if bytes >= 1.0 && bytes < 2f64.powi(63) => Ok(bytes as u64),
+        _ => Err("expected a number of bytes, for example 2000000000, 800MiB or 1.5GiB".into()),
+    }
+}
+
 /// A number of milliseconds.
 pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -63,6 +63,10 @@ pub struct SubjectArgs {
     /// Longest time one submit should take [default: the device's profile says]
     #[arg(long, value_name = "MS", value_parser = request::positive)]
     max_submit_ms: Option<f64>,
+    /// Memory of the device's own that is used, for example 800MiB; weights beyond it lie in host memory [default: what
+    /// the device has]
+    #[arg(long, value_name = "BYTES|MiB|GiB", value_parser = request::bytes)]
+    device_memory_limit: Option<u64>,
     /// Name every pass for GPU debuggers (VK_EXT_debug_utils): its number, path, and line in the graph
     #[arg(long)]
     labels: bool,
@@ -150,7 +154,9 @@ impl SubjectArgs {
     pub fn target(&self, context: &Context) -> Result<Target, Failure> {
         let info = describe(self.device.as_deref())
             .map_err(|error| Failure::coded(error.code(), &error))?;
-        let profile = model::tuned(&info, &context.sources()?)?;
+        let mut profile = model::tuned(&info, &context.sources()?)?;
+        let limits = &mut profile.limits;
+        limits.device_memory = self.device_memory_limit.or(limits.device_memory);
         Ok(Target { info, profile })
     }
 

@@ -193,7 +193,8 @@ impl Memory<'_> {
 
     /// What the host or the next submit reads must be there, whole.
     fn end(&self, parity: u64, found: &mut Found) {
-        for id in self.of(&[Role::Output, Role::CarryNext]) {
+        let outputs = self.entry.outputs.iter().map(|id| root(self.entry, *id));
+        for id in outputs.chain(self.of(&[Role::CarryNext])) {
             let tensor = &self.entry.tensors[id];
             let range = tensor.range(parity);
             let own = |(_, holds)| holds == self.same[id];

@@ -2,12 +2,12 @@
 //! has none. Host memory of one parity is never touched by the other, because the host writes the inputs of submit
 //! k + 1 and reads the outputs of submit k - 1 while submit k runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::bytes::Bytes;
-use super::{Found, Rule, describe};
-use crate::ids::ArenaId;
+use super::{Found, Rule, describe, root};
+use crate::ids::{ArenaId, TensorId};
 use crate::plan::{Entry, Plan, Role, Tensor};
 
 pub(super) fn check(plan: &Plan, found: &mut Found) {
@@ -154,7 +154,16 @@ fn host_slots(plan: &Plan, role: Role, found: &mut Found) {
     let mut slots: [Bytes<()>; 2] = [Bytes::default(), Bytes::default()];
     for entry in &plan.entries {
         let mut own: Bytes<&str> = Bytes::default();
-        for tensor in of(entry, role) {
+        // What leads to an output may lie where it lies; the host sees inputs and outputs.
+        let seen: BTreeSet<TensorId> = entry
+            .inputs
+            .iter()
+            .chain(&entry.outputs)
+            .map(|id| root(entry, *id))
+            .collect();
+        let of_host = entry.tensors.enumerate();
+        let of_host = of_host.filter(|(id, tensor)| tensor.role == role && seen.contains(id));
+        for (_, tensor) in of_host {
             let other = own
                 .pieces(tensor.arena, &tensor.range(0))
                 .map(|(_, name)| name)
@@ -168,6 +177,8 @@ fn host_slots(plan: &Plan, role: Role, found: &mut Found) {
                 );
             }
             own.set(tensor.arena, &tensor.range(0), tensor.name.as_str());
+        }
+        for tensor in of(entry, role) {
             for (slot, (arena, range)) in slots.iter_mut().zip(ranges(tensor)) {
                 slot.set(arena, &range, ());
             }
