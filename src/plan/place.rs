@@ -91,6 +91,12 @@ pub fn device_bytes(arenas: &IdVec<ArenaId, Arena>) -> u64 {
     sum(arenas.iter().filter(|arena| arena.kind.on_device()))
 }
 
+/// Bytes of weights, wherever they lie.
+pub fn weight_bytes(arenas: &IdVec<ArenaId, Arena>) -> u64 {
+    let weight = |kind| matches!(kind, ArenaKind::Weight | ArenaKind::HostWeight);
+    sum(arenas.iter().filter(|arena| weight(arena.kind)))
+}
+
 /// Bytes of all memory.
 pub fn all_bytes(arenas: &IdVec<ArenaId, Arena>) -> u64 {
     sum(arenas)
@@ -141,9 +147,7 @@ pub(super) fn too_little(
         format!("the plan needs more than the {limit} bytes of {what}")
     };
     let state = sum(arenas.iter().filter(|arena| arena.kind == ArenaKind::State));
-    let weights = sum(arenas
-        .iter()
-        .filter(|arena| matches!(arena.kind, ArenaKind::Weight | ArenaKind::HostWeight)));
+    let weights = weight_bytes(arenas);
     let state_help = "the caches are the state: a shorter context (`--ctx N`, `--set ctx=N`), fewer sequences at once or caches in f16 (`--kv f16`) make them smaller";
     let weights_help = "`--weights int8` or `--weights int4` makes the weights smaller";
     let rest_help = "entries with fewer rows need fewer transients";

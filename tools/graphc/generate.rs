@@ -13,6 +13,7 @@ use graphc::model::generate::{
 };
 use graphc::model::text_tokenizer::{Special, TextTokenizer};
 use graphc::model::texts::Texts;
+use graphc::plan::place;
 use graphc::run::RunError;
 use serde_json::json;
 
@@ -267,7 +268,12 @@ fn once(work: &Work, prompts: Vec<String>, args: &Args, context: &Context) -> Re
             })
             .collect();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let arenas = &runner.session().plan().arenas;
+        let (on_device, everything) = (place::device_bytes(arenas), place::all_bytes(arenas));
+        let weights = place::weight_bytes(arenas);
         let all = json!({
+            "weight_bytes": { "device": weights - (everything - on_device), "host": everything - on_device },
+            "other_device_bytes": everything - weights,
             "device": runner.session().device().name,
             "context": shape.context, "batch": shape.batch, "tokens_per_submit": shape.steps,
             "sequences": rows,
