@@ -128,13 +128,24 @@ fn gemma3_differs_from_llama_cpp_at_near_ties_only() {
 /// SmolLM2's tied table is read whole by every step, so what goes are layers.
 #[test]
 fn smollm2_with_half_of_its_weights_in_host_memory_writes_the_same() {
-    let prompt = ["--prompt", "The capital of France is", "-n", "12", "--ctx", "256"];
+    let prompt = [
+        "--prompt",
+        "The capital of France is",
+        "-n",
+        "12",
+        "--ctx",
+        "256",
+    ];
     let all = generate("smollm2", &prompt);
     let bytes = |made: &Value, place: &str| made["weight_bytes"][place].as_u64().unwrap();
     assert_eq!(bytes(&all, "host"), 0);
     // Its caches and transients take the rest.
-    let limit = (bytes(&all, "device") / 2 + all["other_device_bytes"].as_u64().unwrap()).to_string();
-    let half = generate("smollm2", &[&prompt[..], &["--device-memory-limit", &limit]].concat());
+    let limit =
+        (bytes(&all, "device") / 2 + all["other_device_bytes"].as_u64().unwrap()).to_string();
+    let half = generate(
+        "smollm2",
+        &[&prompt[..], &["--device-memory-limit", &limit]].concat(),
+    );
     let (device, host) = (bytes(&half, "device"), bytes(&half, "host"));
     assert_eq!(device + host, bytes(&all, "device"));
     assert!(host >= device && device * 3 > host, "{device} {host}");

@@ -7,14 +7,18 @@ use crate::span::SourceMap;
 
 /// Expands a graph whose body is `body` over input `x`, with output `y`; an error comes back as people see it.
 fn expanded(body: &str) -> Result<Flat, String> {
+    expanded_as(body, &Request::default())
+}
+
+fn expanded_as(body: &str, request: &Request) -> Result<Flat, String> {
     let text = format!(
-        "Graph(name: \"t\", params: {{ \"n\": Int(default: \"3\") }}, dims: {{ \"d\": Is(\"8\") }}, \
+        "Graph(name: \"t\", params: {{ \"n\": Int(default: \"3\") }}, dtypes: {{ \"weight\": \"f32\" }}, dims: {{ \"d\": Is(\"8\") }}, \
 inputs: {{ \"x\": Tensor(\"f32\", [\"d\"]) }}, body: [{body}], outputs: [\"y\"])"
     );
     let sources = BTreeMap::from([("t.ron".to_string(), text)]);
     let mut map = SourceMap::default();
-    let flat = crate::text::load("t.ron", &sources, &mut map)
-        .and_then(|loaded| expand(&loaded, &Request::default()));
+    let flat =
+        crate::text::load("t.ron", &sources, &mut map).and_then(|loaded| expand(&loaded, request));
     flat.map_err(|problems| problems.render(&map, false))
 }
 
@@ -153,6 +157,51 @@ fn a_weight_declared_twice_is_one_weight() {
         _ => None,
     });
     assert_eq!(recipe.unwrap(), "shared.3");
+}
+
+/// What the checkpoint says goes before what was asked for, for weights of the alias `weight` alone; lists and rows that
+/// are no whole groups have no block format.
+#[test]
+fn a_native_weight_has_the_type_of_its_tensor() {
+    let weight = |name: &str, dtype: &str, shape: &str| {
+        format!(
+            "Weight(name: \"{name}\", dtype: \"{dtype}\", shape: [{shape}], from: Tensor(\"{name}\")), {}",
+            pass(name, name, "m")
+        )
+    };
+    let body = [
+        weight("int8_rows", "weight", "\"4\", \"64\""),
+        weight("f32_rows", "weight", "\"4\", \"64\""),
+        weight("missing", "weight", "\"4\", \"64\""),
+        weight("int8_list", "weight", "\"64\""),
+        weight("int8_odd", "weight", "\"4\", \"8\""),
+        weight("int8_norm", "f32", "\"4\", \"64\""),
+        pass("last", "x", "y"),
+    ];
+    let native = NativeTypes::new(|recipe| match recipe.to_string() {
+        name if name.starts_with("int8") => Some(DType::Int8),
+        name if name.starts_with("f32") => Some(DType::F32),
+        _ => None,
+    });
+    let request = Request {
+        dtypes: BTreeMap::from([("weight".into(), DType::Int4)]),
+        native: Some(native),
+        ..Request::default()
+    };
+    let flat = expanded_as(&body.join(", "), &request).unwrap();
+    let types = flat.values.iter().filter_map(|value| match &value.kind {
+        crate::graph::flat::FlatKind::Weight(declared, _) => Some((&*value.name, declared.dtype)),
+        _ => None,
+    });
+    let want = [
+        ("int8_rows", DType::Int8),
+        ("f32_rows", DType::F32),
+        ("missing", DType::Int4),
+        ("int8_list", DType::F16),
+        ("int8_odd", DType::F16),
+        ("int8_norm", DType::F32),
+    ];
+    assert_eq!(types.collect::<Vec<_>>(), want);
 }
 
 #[test]
