@@ -132,7 +132,7 @@ fn bad_usage_is_named_and_ends_with_2() {
         ("--set=layers", ["NAME=VALUE", "layers=2"]),
         ("--set=layrs=2", ["unknown param `layrs`", "`layers`?"]),
         ("--entry=batch=x", ["`x` is not a number", "`batch`"]),
-        ("--entry=batch=0,seq=4", ["at least 1", "`batch`"]),
+        ("--entry=batch=0,seq=4", ["`batch`", "bound 1 to 64"]),
         ("--entry=seq=4,seq=5", ["`seq`", "twice"]),
         ("--entry=batch=2,sq=4", ["unknown dim `sq`", "`seq`?"]),
         ("--entry=batch=2,seq=65", ["G0109", "max_positions = 64"]),

@@ -53,46 +53,55 @@ fn the_stages_make_what_the_golden_files_say() {
     );
 }
 
-/// The example of `graphs/README.md` compiles, and does what the text beside it says.
-#[test]
-fn the_worked_example_compiles() {
+/// The `number`-th worked example of `graphs/README.md`, from 1, with one of its entries.
+fn example(number: usize, entry: &str, options: &FuseOptions) -> Stages {
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/README.md"))
             .unwrap();
-    let block = readme
-        .split("```ron\n")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
-        .unwrap();
+    let block = readme.split("```ron\n").nth(number).unwrap();
+    let block = block.split("```").next().unwrap();
     let sources = graphs::Overlay::new(&[("graphs/example.ron", block)]);
     let request = Request {
-        entry: Some("small".into()),
+        entry: Some(entry.into()),
         ..Request::default()
     };
-    let run = |options: &FuseOptions| {
-        Stages::try_of(&sources, "graphs/example.ron", &request, options)
-            .unwrap_or_else(|text| panic!("{text}"))
+    Stages::try_of(&sources, "graphs/example.ron", &request, options)
+        .unwrap_or_else(|text| panic!("{text}"))
+}
+
+fn unfused() -> FuseOptions {
+    FuseOptions {
+        none: true,
+        ..FuseOptions::default()
+    }
+}
+
+/// The examples of `graphs/README.md` compile, and do what the text beside them says.
+#[test]
+fn the_worked_example_compiles() {
+    let count = |stages: &Stages| {
+        let passes = stages.fused.graph().passes.iter();
+        passes.filter(|pass| pass.path.starts_with("l1/")).count()
     };
-    let count = |stages: &Stages, prefix: &str| {
-        stages
-            .fused
-            .graph()
-            .passes
-            .iter()
-            .filter(|pass| pass.path.starts_with(prefix))
-            .count()
-    };
-    let (plain, fused) = (
-        run(&FuseOptions {
-            none: true,
-            ..FuseOptions::default()
-        }),
-        run(&FuseOptions::default()),
-    );
+    let plain = example(1, "small", &unfused());
+    let fused = example(1, "small", &FuseOptions::default());
     assert_eq!(fused.warnings, Vec::<String>::new());
-    assert_eq!((count(&plain, "l1/"), count(&fused, "l1/")), (6, 2));
+    assert_eq!((count(&plain), count(&fused)), (6, 2));
+}
+
+#[test]
+fn the_worked_decoder_compiles() {
+    let decode = example(2, "decode", &FuseOptions::default());
+    assert_eq!(decode.warnings, Vec::<String>::new());
+    let graph = decode.fused.graph();
+    assert_eq!((graph.passes.len(), graph.repeat), (7, 4));
+    assert_eq!((graph.inputs.len(), graph.outputs.len()), (7, 1));
+    let prompt = example(2, "prompt", &FuseOptions::default());
+    assert_eq!(prompt.warnings, Vec::<String>::new());
+    let graph = prompt.fused.graph();
+    let inputs = graph.inputs.iter().map(|id| &*graph.values[*id].name);
+    assert_eq!(inputs.collect::<Vec<_>>(), ["ids", "positions", "slots"]);
+    assert_eq!((graph.repeat, graph.outputs.len()), (1, 0));
 }
 
 /// A rule that no golden graph shows is a rule that nobody has looked at.

@@ -1,6 +1,7 @@
-//! Every graph of the repository at a small size on the device, under the validation layer with synchronisation
+//! Every encoder graph of the repository at a small size on the device, under the validation layer with synchronisation
 //! validation inside and between submits: not one message, the numbers of the interpreter, and forwards that only
-//! submit, whatever runs before, beside and after them.
+//! submit, whatever runs before, beside and after them. Decoders have theirs in
+//! `tests/gpu_steps.rs`.
 #![cfg(all(feature = "gpu", feature = "shaderc"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -437,6 +437,87 @@ fn a_second_round_meets_the_first_at_the_same_parity() {
     rejected(&once, &[Rule::Shape], "no round at all");
 }
 
+/// Two layers of a decoder: tokens in state, keys and values appended to a cache that the next pass reads.
+fn decoder(entry: &str, repeat: u32) -> graphc::graph::Graph {
+    let mut b = Builder::new(entry);
+    b.graph.repeat = repeat;
+    let ids = b.value("ids", Class::Input, 8);
+    let progress = b.value("progress", Class::State, 8);
+    let mut h = b.transient("h", 64);
+    b.ports(
+        "begin",
+        vec![
+            (ids, Access::Read, None),
+            (progress, Access::Read, None),
+            (h, Access::Write, None),
+        ],
+    );
+    for layer in 0..2 {
+        let cache = b.value(format!("l{layer}/k"), Class::State, 256);
+        let (q, y) = (
+            b.transient(format!("l{layer}/q"), 64),
+            b.transient(format!("l{layer}/y"), 64),
+        );
+        b.ports(
+            format!("l{layer}/append"),
+            vec![
+                (h, Access::Read, None),
+                (cache, Access::ReadWrite, None),
+                (q, Access::Write, None),
+            ],
+        );
+        b.ports(
+            format!("l{layer}/attend"),
+            vec![
+                (q, Access::Read, None),
+                (cache, Access::Read, None),
+                (y, Access::Write, None),
+            ],
+        );
+        h = y;
+    }
+    let tokens = b.transient("tokens", 8);
+    b.ports(
+        "sample",
+        vec![
+            (h, Access::Read, None),
+            (progress, Access::ReadWrite, None),
+            (tokens, Access::Write, None),
+        ],
+    );
+    b.output(tokens);
+    b.graph
+}
+
+#[test]
+fn every_barrier_of_steps_with_state_counts() {
+    // Prompt and steps share the caches, so that barriers between submits count, too.
+    let graphs = [decoder("prefill", 1), decoder("steps", 4)];
+    let plan = plan(&graphs);
+    verify(&plan).unwrap();
+    for (entry, graph) in graphs.iter().enumerate() {
+        verify_against(graph, &plan.entries[entry]).unwrap();
+        // Before the first pass and before each of the five after it.
+        assert_eq!(barriers(&plan, entry).len(), 6);
+        for (at, barrier) in barriers(&plan, entry) {
+            let mut dropped = plan.clone();
+            dropped.entries[entry].steps.remove(at);
+            let what = format!("barrier at step {at} of {entry}");
+            rejected(&dropped, &[Rule::Order], &what);
+            if barrier == Barrier::Memory {
+                let mut weaker = plan.clone();
+                weaker.entries[entry].steps[at] = Step::Barrier(Barrier::Execution);
+                rejected(&weaker, &[Rule::Order], &what);
+            }
+        }
+    }
+    let mut apart = plan.clone();
+    let (one, other) = (tensor(&plan, 1, "l0/k"), tensor(&plan, 1, "l1/k"));
+    apart.entries[1].tensors[one].offset = plan.entries[1].tensors[other].offset;
+    apart.entries[1].tensors[other].offset = plan.entries[1].tensors[one].offset;
+    rejected(&apart, &[Rule::Sharing], "another layer's cache");
+}
+
 #[test]
 fn a_carry_does_not_turn_between_rounds() {
     let mut b = Builder::new("carried");

@@ -36,9 +36,13 @@ impl Shared {
     }
 }
 
-/// A random graph: views, in-place passes, state in place, carries, scratch, values that nobody reads.
+/// A random graph: views, in-place passes, state in place, carries, scratch, values that nobody reads; without
+/// carries its body is recorded up to three times.
 fn random_graph(u: &mut Unstructured, entry: usize, shared: &Shared) -> Result<Graph> {
     let mut b = Builder::new(&format!("e{entry}"));
+    if shared.carries.is_empty() {
+        b.graph.repeat = u.int_in_range(1..=3)?;
+    }
     let mut pool = vec![b.value("x", Class::Input, u.int_in_range(1..=300)?)];
     for (i, count) in shared.weights.iter().enumerate() {
         pool.push(b.value(format!("w{i}"), Class::Weight, *count));

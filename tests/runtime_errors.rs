@@ -1,6 +1,6 @@
 //! What people see when a device, a session, a tokenizer or an input fails, letter for letter: every code of G07xx and
 //! G08xx that `tests/weights.rs` and `tests/metadata.rs` do not have. `BLESS=1 cargo test --test runtime_errors`
-//! rewrites `tests/errors/G07*.txt` and `G080*.txt`.
+//! rewrites `tests/errors/G07*_runtime.txt` and `G08*_runtime.txt`.
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,9 @@ use std::time::Duration;
 use graphc::device::Feature;
 use graphc::diag::Code;
 use graphc::dtype::DType;
+use graphc::model::chat::ChatError;
 use graphc::model::embed::EmbedError;
+use graphc::model::generate::GenerateError;
 use graphc::model::hub::HubError;
 use graphc::model::texts::LineError;
 use graphc::model::tokenizer::TokenizerError;
@@ -98,6 +100,7 @@ fn device() -> Vec<(Code, String)> {
             bytes: 128,
             asked: 2,
         },
+        RunError::NoTimestamps { device: name() },
         RunError::Stale(3),
         RunError::Vk(VkError::Allocator {
             what: name(),
@@ -183,10 +186,48 @@ fn model() -> Vec<(Code, String)> {
     all
 }
 
+fn language() -> Vec<(Code, String)> {
+    let name = || "llama/tokenizer_config.json".to_string();
+    let chat = vec![
+        ChatError::None {
+            path: name().into(),
+        },
+        ChatError::Metadata("key `tokenizer.chat_template` is no text".into()),
+        ChatError::Loops { name: name() },
+        ChatError::Failed {
+            name: name(),
+            reason: "invalid operation: System role not supported (in chat:1)".into(),
+        },
+    ];
+    let mut all: Vec<_> = chat
+        .into_iter()
+        .map(|error| (error.code(), error.to_string()))
+        .collect();
+    let generate = vec![
+        GenerateError::Empty { sequence: 3 },
+        GenerateError::TooLong {
+            sequence: 3,
+            tokens: 8193,
+            context: 8192,
+        },
+        GenerateError::NotFinite {
+            sequence: 3,
+            position: 17,
+        },
+    ];
+    all.extend(
+        generate
+            .into_iter()
+            .map(|error| (error.code().unwrap(), error.to_string())),
+    );
+    all
+}
+
 #[test]
 fn messages_are_as_recorded() {
     let mut by_code: BTreeMap<&str, String> = BTreeMap::new();
-    for (code, message) in device().into_iter().chain(model()) {
+    let all = device().into_iter().chain(model()).chain(language());
+    for (code, message) in all {
         let text = by_code.entry(code.0).or_default();
         text.push_str(&format!("error[{}]: {message}\n\n", code.0));
     }
@@ -209,7 +250,11 @@ fn messages_are_as_recorded() {
     let said: BTreeSet<&str> = by_code.keys().copied().collect();
     let listed: BTreeSet<&str> = graphc::codes::all()
         .map(|explained| explained.code.0)
-        .filter(|code| code.starts_with("G07") || code.starts_with("G080"))
+        .filter(|code| {
+            ["G07", "G080", "G081"]
+                .iter()
+                .any(|part| code.starts_with(part))
+        })
         .collect();
     assert_eq!(said, listed);
 }

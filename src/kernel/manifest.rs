@@ -212,7 +212,7 @@ impl Reader {
         if !port(into).is_some_and(|port| port.optional && port.access == Access::Read) {
             self.inconsistent(into, format!("`{}` is no optional read port", into.value));
         }
-        if !port(out).is_some_and(|port| port.in_place.as_ref() == Some(&into.value)) {
+        if port(out).is_none_or(|port| port.in_place.as_ref() != Some(&into.value)) {
             let message = format!("`{}` is no port in place of `{}`", out.value, into.value);
             self.inconsistent(out, message);
         }

@@ -163,7 +163,8 @@ fn everything_that_a_recording_freezes_is_evaluated() {
 
 #[test]
 fn the_choice_of_a_profile_comes_first() {
-    let choose = |choices: &[(Option<&str>, &str, &[(&str, u32)])]| {
+    type Line<'a> = (Option<&'a str>, &'a str, &'a [(&'a str, u32)]);
+    let choose = |choices: &[Line]| {
         let mut device = device();
         let choices = choices.iter().map(|(when, variant, spec)| Choice {
             when: when.map(String::from),

@@ -7,7 +7,7 @@
 //! Special tokens are cut out before the family's rules see the text, the longest ones first and each leftmost
 //! first, as llama.cpp does it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -113,7 +113,7 @@ impl TextTokenizer {
             let id = inner.token_to_id(text)?;
             added.contains_key(&id).then_some(id)
         };
-        stops.extend(ENDS.iter().filter_map(|text| end(text)));
+        stops.extend(ENDS.iter().filter_map(end));
         Ok(Self {
             stops: stops.into_iter().collect(),
             rules: Rules::File(Box::new(FileRules {
@@ -282,13 +282,15 @@ enum Part {
 /// The tokens that are cut out of a text before anything else.
 struct Specials {
     /// Lengths in bytes and the ids of the tokens of that length by text, longest first.
-    by_length: Vec<(usize, std::collections::HashMap<Vec<u8>, (u32, TokenKind)>)>,
+    by_length: Vec<(usize, OfOneLength)>,
 }
+
+/// Tokens by their text.
+type OfOneLength = BTreeMap<Vec<u8>, (u32, TokenKind)>;
 
 impl Specials {
     fn of(vocabulary: &TokenTable) -> Self {
-        let mut by_length =
-            std::collections::BTreeMap::<usize, std::collections::HashMap<_, _>>::new();
+        let mut by_length = BTreeMap::<usize, OfOneLength>::new();
         for (id, text) in vocabulary.tokens() {
             let kind = vocabulary.kind(id).unwrap_or(TokenKind::Normal);
             let special = matches!(

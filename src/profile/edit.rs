@@ -294,7 +294,7 @@ mod tests {
         for text in [H200, LAVAPIPE] {
             let edited = with_choices(text, &list).unwrap();
             let after = parse(&edited);
-            assert_eq!(after.choices["linear"], [choice.clone()]);
+            assert_eq!(after.choices["linear"], std::slice::from_ref(&choice));
             assert_eq!(after.roofs, parse(text).roofs);
             assert!(edited.contains("// 3 us, was 5 us"), "{edited}");
         }

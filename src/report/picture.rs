@@ -197,7 +197,9 @@ impl Picture<'_> {
     /// Transient tensors that live in these waves: bytes downwards.
     fn map(&self, out: &mut String, top: usize) {
         let range = self.first..self.first + self.columns.len();
-        let mut boxes: Vec<(&str, Range<u64>, Range<usize>, Option<PassId>)> = Vec::new();
+        /// A tensor's name, bytes and waves, and the first pass that writes it.
+        type Held<'a> = (&'a str, Range<u64>, Range<usize>, Option<PassId>);
+        let mut boxes: Vec<Held> = Vec::new();
         for (id, life) in waves::lifetimes(self.entry) {
             let Some(tensor) = self.entry.tensors.get(id) else {
                 continue;

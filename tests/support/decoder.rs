@@ -91,7 +91,7 @@ impl Reference {
             dims: dims.map(|(name, n)| (name.into(), n.into())).into(),
             dtypes: types
                 .iter()
-                .map(|(name, dtype)| ((*name).into(), (*dtype).into()))
+                .map(|(name, dtype)| ((*name).into(), *dtype))
                 .collect(),
             ..Request::default()
         }

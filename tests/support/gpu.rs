@@ -14,6 +14,7 @@ use graphc::kernel::build::{CachedBuilder, ShadercBuilder};
 use graphc::plan::{Entry, Plan, Weight};
 use graphc::run::{Session, SessionOptions, Ticket};
 use graphc::span::{SourceError, SourceMap, Sources};
+use graphc::vk::arena::WeightSource;
 
 /// Tensors by name, as stored.
 pub type Bytes = BTreeMap<String, Vec<u8>>;
@@ -142,7 +143,7 @@ pub fn build(job: &mut Job<'_>) -> Result<Plan, String> {
 
 /// A plan on the device, with and without validation as the environment says.
 pub struct OnDevice {
-    session: Session,
+    pub session: Session,
     plan: Arc<Plan>,
 }
 
@@ -156,8 +157,30 @@ impl OnDevice {
             into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
             Ok(())
         };
+        Self::open_with(plan, options, &mut fill)
+    }
+
+    /// Under validation inside and between submits, whatever the environment says; weights in the plan's order.
+    pub fn checked(plan: &Plan, weights: &[Vec<u8>]) -> Self {
+        // Without this switch the layer of Debian 12 looks at each submit alone.
+        let switches = std::env::var("VK_LAYER_ENABLES").unwrap_or_default();
+        assert!(switches.contains("SYNCHRONIZATION_VALIDATION_QUEUE_SUBMIT"));
+        let options = SessionOptions {
+            device: wanted(),
+            validation: true,
+            labels: true,
+            ..SessionOptions::default()
+        };
+        let mut fill = |at: usize, _: &Weight, start: u64, into: &mut [u8]| {
+            into.copy_from_slice(&weights[at][start as usize..][..into.len()]);
+            Ok(())
+        };
+        Self::open_with(plan, options, &mut fill)
+    }
+
+    fn open_with(plan: &Plan, options: SessionOptions, weights: &mut dyn WeightSource) -> Self {
         let plan = Arc::new(plan.clone());
-        let session = Session::open(options, plan.clone(), &mut fill, &mut |_| {}).unwrap();
+        let session = Session::open(options, plan.clone(), weights, &mut |_| {}).unwrap();
         Self { session, plan }
     }
 

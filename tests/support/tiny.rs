@@ -1,4 +1,4 @@
-//! The repository's models, small enough to interpret, with made-up weights.
+//! The repository's encoders, small enough to interpret, with made-up weights.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub struct Tiny {
     pub config: serde_json::Value,
 }
 
-/// Every graph of `graphs/models` with a configuration.
+/// Every encoder of `graphs/models` with a configuration.
 pub fn tiny() -> [Tiny; 3] {
     let bert = serde_json::json!({
         "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96,

@@ -45,7 +45,9 @@ pub struct Request {
 /// Finds the element type in which a weight keeps what the checkpoint's tensors have; `None` if it does not know
 /// better than the alias.
 #[derive(Clone)]
-pub struct NativeTypes(Arc<dyn Fn(&Recipe) -> Option<DType> + Send + Sync>);
+pub struct NativeTypes(Arc<FindType>);
+
+type FindType = dyn Fn(&Recipe) -> Option<DType> + Send + Sync;
 
 impl NativeTypes {
     /// The types that `find` gives.
