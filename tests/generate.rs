@@ -1,4 +1,16 @@
-//! `graphc generate` on real models, against llama.cpp's greedy texts (tests/reference/{smollm2,gemma3}.json).
+//! `graphc generate` on real models: native weights, greedy, no template, ten prompts, 16 tokens each, beside llama.cpp's
+//! CPU.
+//!
+//! llama.cpp rounds activations to 8 bits before it multiplies them by quantised weights; graphc does not. So there are
+//! two goldens, both by llama.cpp (`tools/reference_llama.py`):
+//!
+//! - `*_f32.json`: the same weights, given to llama.cpp dequantised to F32, where it computes in f32. graphc writes the
+//!   same text for 10 of 10 prompts, on SmolLM2 and on Gemma 3.
+//! - `smollm2.json`, `gemma3.json`: the quantised files as they are. 4 of 10 texts are equal on SmolLM2 and 5 of 10 on
+//!   Gemma 3. Where a text turns away, llama.cpp in f32 turns away, too, and to the same token: the 8-bit rounding of
+//!   activations has moved a near-tie. llama.cpp's own gaps there are 0.03 to 0.36 on SmolLM2 and 0.01 to 0.29 on Gemma
+//!   3. One early turn spoils a whole text: led along the quantised text, llama.cpp in f32 makes 151 of 160 decisions as
+//!   the quantised one does on SmolLM2, 154 of 160 on Gemma 3, and never is the other token further behind than 0.25.
 //!
 //! `tools/fetch-model smollm2` and `gemma3-270m` put the models where these tests look for them; they fail, and do
 //! not skip, without them.
@@ -8,13 +20,16 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 /// Tokens that are compared.
 const TOKENS: usize = 16;
-/// Two implementations that round differently may choose either of two tokens whose logits are this close.
-const NEAR_TIE: f64 = 0.5;
+/// Rounding activations to 8 bits may turn a choice between two tokens whose logits are this close.
+const NEAR_TIE: f64 = 0.4;
+/// Rounding in f32, and the cache in f16, may turn a choice between two that are this close.
+const TIE: f64 = 0.01;
 
 fn model(name: &str) -> PathBuf {
     let cache = std::env::var_os("GRAPHC_CACHE_DIR").map_or_else(
@@ -72,8 +87,8 @@ fn prompts(rows: &[Value]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Where each text first differs from the golden one.
-fn differences(name: &str, file: &str) -> Vec<(usize, Option<usize>)> {
+/// The texts of the golden file's prompts, in one batch.
+fn texts(name: &str, file: &str) -> Vec<Vec<u64>> {
     let rows = golden(file);
     let prompts = prompts(&rows);
     let count = TOKENS.to_string();
@@ -82,47 +97,81 @@ fn differences(name: &str, file: &str) -> Vec<(usize, Option<usize>)> {
         name,
         &["--prompts", path, "--jsonl", "prompt", "-n", &count],
     );
-    let pairs = rows.iter().zip(made["sequences"].as_array().unwrap());
-    pairs
-        .map(|(row, made)| {
-            assert_eq!(numbers(&row["ids"]), numbers(&made["prompt_tokens"]));
-            let (theirs, ours) = (numbers(&row["tokens"]), numbers(&made["tokens"]));
-            (0..TOKENS.min(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at))
-        })
-        .enumerate()
-        .collect()
+    let made = made["sequences"].as_array().unwrap();
+    for (row, made) in rows.iter().zip(made) {
+        assert_eq!(numbers(&row["ids"]), numbers(&made["prompt_tokens"]));
+    }
+    assert_eq!(rows.len(), made.len());
+    made.iter().map(|made| numbers(&made["tokens"])).collect()
 }
 
-/// llama.cpp's CPU rounds activations to 8 bits, so it may take the other side of a near-tie.
-fn check(name: &str, file: &str) {
-    let rows = golden(file);
-    for (index, at) in differences(name, file) {
-        if let Some(at) = at {
-            let gap = rows[index]["gaps"][at].as_f64().unwrap();
-            let prompt = &rows[index]["prompt"];
-            assert!(
-                gap < NEAR_TIE,
-                "{name} {prompt}: token {at} differs, and the gap is {gap}"
-            );
+/// By model.
+static SMOLLM2: LazyLock<Vec<Vec<u64>>> = LazyLock::new(|| texts("smollm2", "smollm2.json"));
+static GEMMA3: LazyLock<Vec<Vec<u64>>> = LazyLock::new(|| texts("gemma3-270m", "gemma3.json"));
+
+/// Where a text first differs from the golden row.
+fn difference(ours: &[u64], row: &Value) -> Option<usize> {
+    let theirs = numbers(&row["tokens"]);
+    (0..TOKENS.min(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at))
+}
+
+/// Nine of ten texts at least are llama.cpp's, and the other one turns away at a tie.
+fn check_f32(ours: &[Vec<u64>], file: &str) {
+    let mut differing = 0;
+    for (ours, row) in ours.iter().zip(golden(file)) {
+        let Some(at) = difference(ours, &row) else {
+            continue;
+        };
+        differing += 1;
+        let gap = row["gaps"][at].as_f64().unwrap();
+        assert!(gap < TIE, "{}: token {at}, gap {gap}", row["prompt"]);
+    }
+    assert!(differing <= 1, "{file}: {differing} texts differ");
+}
+
+/// Where a text is not that of llama.cpp with activations in 8 bits, llama.cpp in f32 chooses as graphc does, and both
+/// sides of the choice are close for either of them.
+fn check_quantised(ours: &[Vec<u64>], name: &str, least_equal: usize) {
+    let quantised = golden(&format!("{name}.json"));
+    let exact = golden(&format!("{name}_f32.json"));
+    let mut equal = 0;
+    for ((ours, row), exact) in ours.iter().zip(&quantised).zip(&exact) {
+        let Some(at) = difference(ours, row) else {
+            equal += 1;
+            continue;
+        };
+        let prompt = &row["prompt"];
+        let (gap, behind) = (&row["gaps"][at], &exact["behind"][at]);
+        assert_eq!(
+            exact["forced"][at].as_u64(),
+            ours.get(at).copied(),
+            "{prompt}: token {at} is neither llama.cpp's in f32 nor its quantised one"
+        );
+        for gap in [gap, behind].map(|gap| gap.as_f64().unwrap()) {
+            assert!(gap < NEAR_TIE, "{prompt}: token {at}, gap {gap}");
         }
     }
+    assert!(equal >= least_equal, "{name}: {equal} texts are equal");
 }
 
 #[test]
-fn smollm2_writes_what_its_weights_say() {
-    let differing = differences("smollm2", "smollm2_exact.json");
-    let differing: Vec<_> = differing.iter().filter(|(_, at)| at.is_some()).collect();
-    assert!(differing.len() <= 1, "(prompt, token): {differing:?}");
+fn smollm2_writes_what_llama_cpp_does_in_f32() {
+    check_f32(&SMOLLM2, "smollm2_f32.json");
 }
 
 #[test]
-fn smollm2_differs_from_llama_cpp_at_near_ties_only() {
-    check("smollm2", "smollm2.json");
+fn gemma3_writes_what_llama_cpp_does_in_f32() {
+    check_f32(&GEMMA3, "gemma3_f32.json");
 }
 
 #[test]
-fn gemma3_differs_from_llama_cpp_at_near_ties_only() {
-    check("gemma3-270m", "gemma3.json");
+fn smollm2_differs_from_quantised_activations_at_near_ties_only() {
+    check_quantised(&SMOLLM2, "smollm2", 4);
+}
+
+#[test]
+fn gemma3_differs_from_quantised_activations_at_near_ties_only() {
+    check_quantised(&GEMMA3, "gemma3", 5);
 }
 
 /// SmolLM2's tied table is read whole by every step, so what goes are layers.

@@ -1,26 +1,35 @@
 #!/usr/bin/env python3
 """Writes the goldens that llama.cpp decides: token ids of varied texts and greedy continuations, on its CPU backend.
 
-    python3 -m venv VENV && VENV/bin/pip install cyllama-vulkan==0.2.18 numpy
+    python3 -m venv VENV && VENV/bin/pip install cyllama-vulkan==0.2.18 gguf==0.19.0 numpy
     VENV/bin/python tools/reference_llama.py tokens smollm2=FILE.gguf gemma3=FILE.gguf   # tests/reference/tokens_*.json
     VENV/bin/python tools/reference_llama.py greedy smollm2=FILE.gguf gemma3=FILE.gguf   # tests/reference/{smollm2,gemma3}.json
+    VENV/bin/python tools/reference_llama.py exact smollm2=FILE.gguf gemma3=FILE.gguf    # tests/reference/{smollm2,gemma3}_f32.json
     VENV/bin/python tools/reference_llama.py perplexity smollm2=FILE.gguf TEXT           # prints it
 
 The two files are what `tools/fetch-model smollm2` and `gemma3-270m` bring. Greedy means temperature 0 without a chat
 template; beside each token stands the gap between the two largest logits, so that a test can tell a near-tie from
 an error.
+
+Before a product with quantised weights llama.cpp's CPU rounds the activations to 8 bits. With F32 weights it does not:
+`exact` is the same program on the same weights, written as F32 into a file of their own first. `forced` are its choices
+when it is led along the text of `greedy`, one decision a token whatever came before, and `behind` is by how much the
+token of `greedy` falls short of that choice. `exact` wants `greedy` to have run, and 0.5 and 1.1 GB of disk for a while.
 """
 
 import json
 import math
 import pathlib
 import sys
+import tempfile
 
+import gguf
 import numpy as np
 from cyllama.llama import llama_cpp as llama
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "reference"
 STEPS = 32
+EXACT_STEPS = 16
 CONTEXT = 512
 
 PROMPTS = [
@@ -186,6 +195,70 @@ def greedy(name, path):
     print(file)
 
 
+def dequantise(path, into):
+    """The same GGUF with every tensor as F32."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(into, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        kind = field.types[0]
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        if key == "general.file_type":
+            writer.add_uint32(key, 0)
+        elif kind == gguf.GGUFValueType.ARRAY:
+            writer.add_key_value(key, field.contents(), kind, sub_type=field.types[-1])
+        else:
+            writer.add_key_value(key, field.contents(), kind)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def walk(model, ids, theirs, follow):
+    """Choices, their gaps, and how far `theirs` are behind; along `theirs` or along the choices themselves."""
+    context = open_context(model, CONTEXT)
+    batch, position = ids, 0
+    choices, gaps, behind = [], [], []
+    for token in theirs:
+        context.decode(llama.llama_batch_get_one(batch, position))
+        position += len(batch)
+        logits = np.asarray(context.get_logits_ith(-1), dtype=np.float64)
+        second, first = np.partition(logits, -2)[-2:]
+        choices.append(int(np.argmax(logits)))
+        gaps.append(round(float(first - second), 4))
+        behind.append(round(float(first - logits[token]), 4))
+        batch = [token if follow else choices[-1]]
+        if model.get_vocab().is_eog(batch[0]):
+            break
+    return choices, gaps, behind
+
+
+def exact(name, path):
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "f32.gguf"
+        dequantise(path, file)
+        model = open_model(file)
+        vocab = model.get_vocab()
+        rows, agreed, asked = [], 0, 0
+        for row in json.loads((OUT / f"{name}.json").read_text())["prompts"]:
+            ids, theirs = row["ids"], row["tokens"][:EXACT_STEPS]
+            tokens, gaps, _ = walk(model, ids, theirs, False)
+            forced, _, behind = walk(model, ids, theirs, True)
+            agreed += sum(a == b for a, b in zip(forced, theirs))
+            asked += len(forced)
+            rows.append({
+                "prompt": row["prompt"], "ids": ids, "tokens": tokens, "gaps": gaps, "forced": forced, "behind": behind,
+                "text": vocab.detokenize(tokens, len(tokens) * 64),
+            })
+        print(f"{name}: {agreed} of {asked} single decisions are the same with activations in 8 bits")
+        lines = ",\n  ".join(json.dumps(row, ensure_ascii=True) for row in rows)
+        source = "llama.cpp (CPU) through cyllama-vulkan 0.2.18, weights dequantised to F32"
+        (OUT / f"{name}_f32.json").write_text(f'{{"source": "{source}", "prompts": [\n  ' + lines + "\n]}\n")
+
+
 def perplexity(path, text):
     model = open_model(path)
     ids = ids_of(model.get_vocab(), pathlib.Path(text).read_text(), True)
@@ -203,7 +276,7 @@ def perplexity(path, text):
 
 
 def main():
-    if len(sys.argv) < 3 or sys.argv[1] not in ("tokens", "greedy", "perplexity"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("tokens", "greedy", "exact", "perplexity"):
         sys.exit(__doc__)
     quiet()
     command = sys.argv[1]
@@ -212,7 +285,7 @@ def main():
         return
     for argument in sys.argv[2:]:
         name, _, path = argument.partition("=")
-        {"tokens": tokens, "greedy": greedy}[command](name, path)
+        {"tokens": tokens, "greedy": greedy, "exact": exact}[command](name, path)
 
 
 if __name__ == "__main__":

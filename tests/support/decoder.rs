@@ -108,7 +108,7 @@ pub struct Shape {
 }
 
 /// Logits of `seq` tokens of one sequence.
-pub fn score(seq: u32) -> Shape {
+pub const fn score(seq: u32) -> Shape {
     Shape {
         batch: 1,
         seq,
@@ -118,7 +118,7 @@ pub fn score(seq: u32) -> Shape {
 }
 
 /// `seq` tokens of one sequence into the caches.
-pub fn prefill(seq: u32) -> Shape {
+pub const fn prefill(seq: u32) -> Shape {
     Shape {
         batch: 1,
         seq,
@@ -128,7 +128,7 @@ pub fn prefill(seq: u32) -> Shape {
 }
 
 /// `steps` tokens for each of `batch` sequences.
-pub fn decode(batch: u32, steps: u32) -> Shape {
+pub const fn decode(batch: u32, steps: u32) -> Shape {
     Shape {
         batch,
         seq: 1,

@@ -249,13 +249,6 @@ impl<'a> Rewriter<'a> {
             .map(|id| (&self.graph.passes[*id], *id));
         let values = self.ports(rule, found, manifest, kept)?;
         let set = self.options(rule, found, manifest, kept.map(|(pass, _)| pass))?;
-        let types = kept.map(|(pass, _)| {
-            let known =
-                pass.binding.types.iter().filter(|(name, _)| {
-                    manifest.types.contains_key(*name) && self.stands(pass, name)
-                });
-            known.map(|(name, dtype)| (name.clone(), *dtype)).collect()
-        });
         let given: Vec<Given> = manifest
             .ports
             .iter()
@@ -269,6 +262,19 @@ impl<'a> Rewriter<'a> {
                 ),
             })
             .collect();
+        // What a port now reads decides its type variable: the rule may have put another value there.
+        let read = |name: &String| {
+            let mut ports = manifest.ports.iter().zip(&given);
+            ports.any(|(port, given)| {
+                matches!((&port.dtype, given), (PortType::Var(of), Given::Read(..)) if of == name)
+            })
+        };
+        let types = kept.map(|(pass, _)| {
+            let known = pass.binding.types.iter().filter(|(name, _)| {
+                manifest.types.contains_key(*name) && self.stands(pass, name) && !read(name)
+            });
+            known.map(|(name, dtype)| (name.clone(), *dtype)).collect()
+        });
         let first = kept.map_or_else(|| found.passes.first().copied(), |(_, id)| Some(id));
         let Some(first) = first else {
             return Err(wrong(rule, "matches no pass".into()).into());
