@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use tracing::info_span;
+
 use crate::codes::plan as codes;
 use crate::device::DeviceProfile;
 use crate::diag::{Diagnostic, Diagnostics};
@@ -127,8 +129,10 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         dumps: Vec::new(),
     };
 
-    let loaded = text::load(job.graph, job.sources, map)?;
-    let library = kernel::manifest::load(job.sources, map)?;
+    let loaded =
+        info_span!("read graph").in_scope(|| text::load(job.graph, job.sources, map))?;
+    let library =
+        info_span!("read kernels").in_scope(|| kernel::manifest::load(job.sources, map))?;
     let mut fused = Vec::with_capacity(job.entries.len());
     for request in job
         .entries
@@ -140,12 +144,15 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
 
     graph::share_weights(&mut fused);
 
+    let span = info_span!("choose kernels").entered();
     let mut instances = Instances::new(job.profile, job.sources, job.builder, &job.variants);
     let mut lowered: Vec<IdVec<PassId, Lowered>> = Vec::with_capacity(fused.len());
     for entry in &fused {
         lowered.push(instances.choose(entry.graph(), &library)?);
     }
+    drop(span);
 
+    let span = info_span!("schedule").entered();
     let schedules: Vec<Schedule> = fused
         .iter()
         .zip(&lowered)
@@ -153,14 +160,16 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
             plan::schedule::schedule(entry.graph(), lowered, &job.profile.roofs)
         })
         .collect();
+    drop(span);
     let scheduled: Vec<(&Graph, &Schedule)> =
         fused.iter().map(Fused::graph).zip(&schedules).collect();
     said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
     let reads: Vec<_> = fused.iter().map(Fused::graph).zip(&lowered).collect();
     let reads = plan::place::Reads::of(&reads);
-    let placement = plan::pack::pack(&scheduled, &job.profile.limits, &reads)?;
+    let placement = info_span!("place tensors")
+        .in_scope(|| plan::pack::pack(&scheduled, &job.profile.limits, &reads))?;
     chained(&scheduled, &placement, &library)?;
-    let sync = plan::sync::sync(&scheduled, &placement);
+    let sync = info_span!("place barriers").in_scope(|| plan::sync::sync(&scheduled, &placement));
     let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
     let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
 
@@ -174,6 +183,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         })
         .collect();
     let (kernels, needs) = instances.finish();
+    let span = info_span!("lower").entered();
     let (plan, warnings) = plan::lower::lower(Parts {
         entries: &parts,
         placement,
@@ -186,6 +196,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         source_hash: source_hash(job, map, &graphs),
         sources: map,
     })?;
+    drop(span);
     said.warnings.extend(warnings);
     said.dump(Stage::Memory, || plan::dump::memory(&plan));
     said.dumps.extend(synced.map(|text| (Stage::Sync, text)));
@@ -193,7 +204,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     said.dump(Stage::Dot, || plan::dump::dot(&plan));
     said.dump(Stage::Svg, || report::picture::picture(&plan));
 
-    prove(&plan, &graphs)?;
+    info_span!("prove").in_scope(|| prove(&plan, &graphs))?;
     said.dumps.sort_by_key(|(stage, _)| *stage);
     Ok(Compiled {
         plan,
@@ -210,18 +221,19 @@ fn front(
     request: &Request,
     said: &mut Said<'_>,
 ) -> Result<Fused, Diagnostics> {
-    let flat = graph::expand(loaded, request)?;
+    let flat = info_span!("expand").in_scope(|| graph::expand(loaded, request))?;
     said.dump(Stage::Flat, || flat.dump());
-    let typed = graph::infer(flat, library)?;
+    let typed = info_span!("infer").in_scope(|| graph::infer(flat, library))?;
     said.dump(Stage::Typed, || typed.dump());
-    let checked = graph::check(typed)?;
+    let checked = info_span!("check").in_scope(|| graph::check(typed))?;
     let mut options = job.fusion.clone();
     options
         .disabled
         .extend(loaded.graph.disable.iter().cloned());
-    let fused = graph::fuse(checked, &loaded.fusions, library, &options)?;
+    let fused = info_span!("fuse")
+        .in_scope(|| graph::fuse(checked, &loaded.fusions, library, &options))?;
     let limit = job.profile.limits.max_storage_buffer_range;
-    let fused = graph::split(fused, library, limit)?;
+    let fused = info_span!("split").in_scope(|| graph::split(fused, library, limit))?;
     said.dump(Stage::Fused, || fused.dump());
     for warning in fused.warnings() {
         // Entries of one graph warn alike; once is enough.

@@ -26,9 +26,13 @@ use crate::vk::instance::{Instance, Messages};
 use crate::vk::pipeline::Pipelines;
 use crate::vk::record::Recording;
 use crate::vk::submit::{Patience, Timeline};
+#[cfg(feature = "tracy")]
+use crate::vk::zones::Zones;
 use crate::vk::{Counters, VkError, fit};
 
 pub use crate::vk::record::Timing;
+#[cfg(feature = "tracy")]
+pub use crate::vk::tracy::{self, Tracy, TracyError};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -50,6 +54,10 @@ pub struct SessionOptions {
     pub staged_weights: bool,
     /// What is measured in each forward.
     pub timing: Timing,
+    /// Show every pass of every forward in Tracy. Forwards are then timed as [`Timing::Passes`] says, whatever
+    /// `timing` is.
+    #[cfg(feature = "tracy")]
+    pub tracy: Option<Tracy>,
 }
 
 impl Default for SessionOptions {
@@ -63,6 +71,8 @@ impl Default for SessionOptions {
             time_out: Duration::from_secs(120),
             staged_weights: false,
             timing: Timing::Off,
+            #[cfg(feature = "tracy")]
+            tracy: None,
         }
     }
 }
@@ -185,6 +195,8 @@ pub struct Ticket {
 pub struct Session {
     prepared: Vec<Option<Prepared>>,
     timeline: Timeline,
+    #[cfg(feature = "tracy")]
+    zones: Option<Zones>,
     pipelines: Pipelines,
     arenas: Arenas,
     device: Arc<Device>,
@@ -228,15 +240,21 @@ impl Session {
     ) -> Result<Self, RunError> {
         plan.validate()
             .map_err(|error| VkError::BadPlan(error.to_string()))?;
-        let instance = Instance::new(options.validation, options.labels)?;
-        let device = Device::open(&instance, options.device.as_deref())?;
-        check(&plan, &device)?;
+        let device = tracing::info_span!("open device").in_scope(|| {
+            let instance = Instance::new(options.validation, options.labels)?;
+            let device = Device::open(&instance, options.device.as_deref())?;
+            check(&plan, &device)?;
+            Ok::<_, RunError>(device)
+        })?;
         if device.info().kind == DeviceKind::Cpu {
             options.poll = Duration::ZERO;
         }
         let mut counters = Counters::default();
         let mut notes = Vec::new();
-        let mut arenas = Arenas::new(&device, &plan, options.staged_weights, &mut counters)?;
+        let mut arenas = tracing::info_span!("make arenas").in_scope(|| {
+            Arenas::new(&device, &plan, options.staged_weights, &mut counters)
+        })?;
+        let span = tracing::info_span!("make pipelines").entered();
         let pipelines = Pipelines::new(
             &device,
             &plan,
@@ -245,6 +263,8 @@ impl Session {
             &mut counters,
             &mut notes,
         )?;
+        drop(span);
+        let span = tracing::info_span!("load weights").entered();
         arenas.load(
             &plan,
             weights,
@@ -252,8 +272,11 @@ impl Session {
             &mut counters,
             options.time_out,
         )?;
+        drop(span);
         let session = Self {
             prepared: plan.entries.iter().map(|_| None).collect(),
+            #[cfg(feature = "tracy")]
+            zones: zones(&device, &options)?,
             timeline: Timeline::new(&device)?,
             pipelines,
             arenas,
@@ -316,7 +339,10 @@ impl Session {
             return Ok(());
         }
         let info = &self.plan.entries[entry.0];
+        let _span = tracing::info_span!("record", entry = info.name.as_str()).entered();
         let timing = match self.device.timestamp_period {
+            #[cfg(feature = "tracy")]
+            Some(_) if self.zones.is_some() => Timing::Passes,
             Some(_) => self.options.timing,
             None => Timing::Off,
         };
@@ -345,6 +371,8 @@ impl Session {
     /// Changes what is measured; entries are recorded anew at their next use.
     pub fn set_timing(&mut self, timing: Timing) -> Result<(), RunError> {
         if timing != self.options.timing {
+            self.land(0)?;
+            self.land(1)?;
             self.idle()?;
             self.options.timing = timing;
             self.prepared.iter_mut().for_each(|slot| *slot = None);
@@ -406,6 +434,7 @@ impl Session {
         let Some(flight) = self.flights[parity].filter(|flight| !flight.landed) else {
             return Ok(());
         };
+        let _span = tracing::info_span!("wait").entered();
         let lasted = self.prepared[flight.entry.0]
             .as_ref()
             .and_then(|prepared| prepared.lasted);
@@ -419,6 +448,10 @@ impl Session {
             && let Some(prepared) = &mut self.prepared[flight.entry.0]
         {
             prepared.lasted = Some(flight.start.elapsed());
+        }
+        #[cfg(feature = "tracy")]
+        if let (Some(zones), Some(prepared)) = (&mut self.zones, &self.prepared[flight.entry.0]) {
+            zones.landed(parity, &prepared.recordings[parity].ticks()?);
         }
         self.flights[parity] = Some(Flight {
             landed: true,
@@ -441,8 +474,16 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.idle().is_err() && !self.device_is_lost() {
-            self.device.abandon();
+        if self.idle().is_err() {
+            if !self.device_is_lost() {
+                self.device.abandon();
+            }
+            return;
+        }
+        // Nobody waited for these, and Tracy still wants their times.
+        #[cfg(feature = "tracy")]
+        for parity in [0, 1] {
+            let _ = self.land(parity);
         }
     }
 }
@@ -458,6 +499,20 @@ impl Session {
             Err(VkError::DeviceLost { .. })
         )
     }
+}
+
+/// The device's track in Tracy, if it is asked for.
+#[cfg(feature = "tracy")]
+fn zones(device: &Arc<Device>, options: &SessionOptions) -> Result<Option<Zones>, RunError> {
+    let Some(tracy) = &options.tracy else {
+        return Ok(None);
+    };
+    if device.timestamp_period.is_none() {
+        return Err(RunError::NoTimestamps {
+            device: device.info().name.clone(),
+        });
+    }
+    Ok(Zones::new(device, tracy, options.time_out)?)
 }
 
 fn check(plan: &Plan, device: &Device) -> Result<(), VkError> {
@@ -561,6 +616,15 @@ impl Slot<'_> {
     pub fn submit(self) -> Result<Ticket, RunError> {
         let parity = self.session.parity();
         let session = self.session;
+        let plan = Arc::clone(&session.plan);
+        let info = &plan.entries[self.entry.0];
+        let _span = tracing::info_span!("submit", entry = info.name.as_str()).entered();
+        #[cfg(feature = "tracy")]
+        if let Some(zones) = &session.zones
+            && zones.crowded(info, parity)
+        {
+            session.land(1 - parity)?;
+        }
         let Some(prepared) = &session.prepared[self.entry.0] else {
             return Err(stranger(self.entry, &session.plan));
         };
@@ -578,6 +642,10 @@ impl Slot<'_> {
             landed: false,
         });
         submitted?;
+        #[cfg(feature = "tracy")]
+        if let Some(zones) = &mut session.zones {
+            zones.submitted(info, parity);
+        }
         session.next += 1;
         Ok(Ticket {
             number,

@@ -409,3 +409,11 @@ fn a_full_disk() {
         &["cannot write `standard output`: No space left on device"],
     );
 }
+
+#[cfg(all(feature = "gpu", not(feature = "tracy")))]
+#[test]
+fn a_build_without_tracy_says_how_to_get_one() {
+    let output = graphc(["bench"].iter().chain(&BERT[..8]).chain(&["--tracy"]));
+    let words = ["built without Tracy", "cargo build --features tracy"];
+    refused(&output, 2, &words);
+}

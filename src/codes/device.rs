@@ -110,4 +110,11 @@ pub(super) const CODES: &[Explained] = &[
          none (`timestampValidBits` is 0), and then only whole forwards can be measured, on the clock of the host: \
          `graphc bench` does that.",
     ),
+    explained(
+        "G0717",
+        "Tracy cannot listen",
+        "With `--tracy` graphc listens on the loopback interface for Tracy's viewer: at port 8086, or where TRACY_PORT \
+         says. The port must be free; another program that is profiled with Tracy takes the same one. Give each its own \
+         with TRACY_PORT, and name it in the viewer (`tracy-profiler -a 127.0.0.1 -p PORT`) or to `tracy-capture -p PORT`.",
+    ),
 ];

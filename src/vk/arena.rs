@@ -442,7 +442,7 @@ fn name_object(device: &Device, buffer: vk::Buffer, name: &str) {
 }
 
 /// Commands that run once while loading, each waited for.
-struct Upload {
+pub(super) struct Upload {
     pool: vk::CommandPool,
     commands: vk::CommandBuffer,
     fence: vk::Fence,
@@ -450,7 +450,7 @@ struct Upload {
 }
 
 impl Upload {
-    fn new(device: &Arc<Device>) -> Result<Self, VkError> {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self, VkError> {
         let failed = |result| VkError::call("preparing the upload of weights", result);
         let info = vk::CommandPoolCreateInfo::default()
             .queue_family_index(device.family)
@@ -499,7 +499,7 @@ impl Upload {
         })
     }
 
-    fn run(
+    pub(super) fn run(
         &mut self,
         time_out: Duration,
         record: impl FnOnce(&ash::Device, vk::CommandBuffer),

@@ -355,6 +355,9 @@ pub struct Device {
     pub(crate) identity: Identity,
     /// Nanoseconds of one timestamp step, or none if the queue has no timestamps.
     pub(crate) timestamp_period: Option<f64>,
+    /// The bits of a timestamp that count.
+    #[cfg(feature = "tracy")]
+    pub(crate) timestamp_mask: u64,
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
     abandoned: AtomicBool,
     pub(crate) instance: Arc<Instance>,
@@ -391,6 +394,10 @@ impl Device {
             family,
             timestamp_period: (found.timestamp_bits > 0)
                 .then_some(f64::from(found.timestamp_period)),
+            #[cfg(feature = "tracy")]
+            timestamp_mask: u64::MAX
+                .checked_shr(64u32.saturating_sub(found.timestamp_bits))
+                .unwrap_or(0),
             info: found.info,
             support: found.support,
             identity: found.identity,

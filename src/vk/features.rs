@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ash::{khr, vk};
+use ash::{ext, khr, vk};
 
 use crate::device::{Feature, Limits};
 
@@ -83,6 +83,8 @@ struct Enable {
     full_subgroups: bool,
     maintenance4: bool,
     cooperative_matrix: bool,
+    /// The extension that reads the clocks of device and host together; only Tracy needs it.
+    calibrated: Option<&'static std::ffi::CStr>,
 }
 
 /// Asks the device. It must offer Vulkan 1.3; an older one is reported through `lacks` alone.
@@ -136,6 +138,12 @@ pub(crate) fn probe(
         full_subgroups: v13.compute_full_subgroups == vk::TRUE,
         maintenance4: v13.maintenance4 == vk::TRUE,
         cooperative_matrix: has_matrix && matrix.cooperative_matrix == vk::TRUE,
+        calibrated: [
+            khr::calibrated_timestamps::NAME,
+            ext::calibrated_timestamps::NAME,
+        ]
+        .into_iter()
+        .find(|name| cfg!(feature = "tracy") && has_extension(instance, physical, name)),
     };
     let operations = if in_compute(subgroup.supported_stages) {
         subgroup.supported_operations
@@ -302,6 +310,12 @@ fn matrix_f16(entry: &ash::Entry, instance: &ash::Instance, physical: vk::Physic
 }
 
 impl Support {
+    /// The enabled extension that reads the clocks of device and host together.
+    #[cfg(feature = "tracy")]
+    pub(crate) fn calibrated(&self) -> Option<&'static std::ffi::CStr> {
+        self.enable.calibrated
+    }
+
     /// Creates the logical device with everything that was found, one compute queue of `family`.
     pub(crate) fn create_device(
         &self,
@@ -335,6 +349,7 @@ impl Support {
         if on.cooperative_matrix {
             extensions.push(khr::cooperative_matrix::NAME.as_ptr());
         }
+        extensions.extend(on.calibrated.map(std::ffi::CStr::as_ptr));
         let mut info = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)

@@ -22,6 +22,10 @@ pub mod instance;
 pub mod pipeline;
 pub(crate) mod record;
 pub(crate) mod submit;
+#[cfg(feature = "tracy")]
+pub mod tracy;
+#[cfg(feature = "tracy")]
+pub(crate) mod zones;
 
 pub use error::VkError;
 

@@ -147,9 +147,21 @@ impl Recording {
 
     /// The timestamps in nanoseconds since the first; the submit has completed.
     pub(crate) fn timestamps(&self, period: f64) -> Result<Vec<f64>, VkError> {
+        let ticks = self.ticks()?;
+        let Some(first) = ticks.first() else {
+            return Ok(Vec::new());
+        };
+        Ok(ticks
+            .iter()
+            .map(|tick| tick.wrapping_sub(*first) as f64 * period)
+            .collect())
+    }
+
+    /// The timestamps as the device wrote them; the submit has completed.
+    pub(crate) fn ticks(&self) -> Result<Vec<u64>, VkError> {
         let mut ticks = vec![0u64; self.query_count as usize];
         if ticks.is_empty() {
-            return Ok(Vec::new());
+            return Ok(ticks);
         }
         // SAFETY: the pool is alive and its queries were written by a completed submit.
         unsafe {
@@ -161,11 +173,7 @@ impl Recording {
             )
         }
         .map_err(|result| VkError::call("reading timestamps", result))?;
-        let first = ticks[0];
-        Ok(ticks
-            .iter()
-            .map(|tick| tick.wrapping_sub(first) as f64 * period)
-            .collect())
+        Ok(ticks)
     }
 }
 

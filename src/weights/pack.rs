@@ -92,6 +92,7 @@ impl PackedWeights {
         options: &PackOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<PackedWeights, WeightError> {
+        let _span = tracing::info_span!("pack weights").entered();
         let layout = Layout::of(&plan.weights)?;
         let mut notes = Vec::new();
         let places = places(&options.place, checkpoint, &layout);

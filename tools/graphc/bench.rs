@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::measure::{Figures, failed, measure, spread};
 use crate::output;
 use crate::subject::{Subject, SubjectArgs};
+use crate::tracy::TracyArgs;
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -23,15 +24,18 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
     /// Also list what each step of the recording takes
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tracy")]
     steps: bool,
     /// Print one JSON object for each entry, in a list
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tracy: TracyArgs,
 }
 
 /// Measures.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let _watched = args.tracy.start(context)?;
     let Subject {
         mut session,
         plan,

@@ -57,6 +57,9 @@ pub struct Context {
     pub color: bool,
     /// Whether to say only what was asked for and errors.
     pub quiet: bool,
+    /// Tracy, if the command listens for it.
+    #[cfg(feature = "gpu")]
+    pub listening: crate::tracy::Listening,
 }
 
 impl Context {
@@ -77,6 +80,8 @@ impl Context {
             cache_dir: global.cache_dir.clone().or_else(user_cache),
             color,
             quiet: global.quiet,
+            #[cfg(feature = "gpu")]
+            listening: Default::default(),
         }
     }
 

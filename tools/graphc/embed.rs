@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::model::{Model, ModelArgs};
 use crate::sink::Sink;
+use crate::tracy::TracyArgs;
 
 /// Arguments of `embed`.
 #[derive(clap::Args)]
@@ -49,6 +50,8 @@ pub struct Args {
     /// Say on standard error what was done and how long each part took
     #[arg(long, visible_alias = "verbose")]
     timings: bool,
+    #[command(flatten)]
+    tracy: TracyArgs,
     /// Texts; without any, one is read from each line of standard input
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
@@ -82,6 +85,7 @@ struct Timings {
 
 /// Embeds texts.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let _watched = args.tracy.start(context)?;
     let start = Instant::now();
     let mut timings = Timings::default();
     let model = Model::open(&args.model, context)?;

@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::language::{Language, LanguageArgs};
 use crate::model::ModelArgs;
 use crate::output;
+use crate::tracy::TracyArgs;
 
 /// The longest prompt that is read from standard input.
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
@@ -74,6 +75,8 @@ pub struct Args {
     /// Print one JSON object with texts, tokens and rates at the end
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tracy: TracyArgs,
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
@@ -92,6 +95,7 @@ fn probability(text: &str) -> Result<f32, String> {
 
 /// Generates.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let _watched = args.tracy.start(context)?;
     let start = Instant::now();
     let language = Language::open(&args.model, &args.language, context)?;
     let template = match args.raw {

@@ -43,6 +43,8 @@ mod sink;
 #[cfg(feature = "gpu")]
 mod subject;
 #[cfg(feature = "gpu")]
+mod tracy;
+#[cfg(feature = "gpu")]
 mod tune;
 mod verify;
 #[cfg(feature = "gpu")]

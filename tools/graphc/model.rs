@@ -281,10 +281,11 @@ pub fn open(
     weights: &Weights,
     context: &Context,
 ) -> Result<Session, Failure> {
-    let options = SessionOptions {
+    let mut options = SessionOptions {
         pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
         ..options
     };
+    context.listening.show(&mut options);
     let of = Arc::clone(&plan);
     let mut fill = |index: usize, _: &graphc::plan::Weight, start: u64, into: &mut [u8]| {
         Ok(weights.write(&of, index, start, into)?)
