@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use crate::diag::Code;
 
 /// The release of Tracy whose viewer and capture tool understand this program.
-pub const VERSION: &str = "0.14.1";
+pub const VERSION: &str = "0.14";
 /// The number by which the two know each other.
 pub const PROTOCOL: u32 = 82;
 /// Where Tracy listens if `TRACY_PORT` does not say otherwise.
