@@ -129,8 +129,7 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
         dumps: Vec::new(),
     };
 
-    let loaded =
-        info_span!("read graph").in_scope(|| text::load(job.graph, job.sources, map))?;
+    let loaded = info_span!("read graph").in_scope(|| text::load(job.graph, job.sources, map))?;
     let library =
         info_span!("read kernels").in_scope(|| kernel::manifest::load(job.sources, map))?;
     let mut fused = Vec::with_capacity(job.entries.len());
@@ -230,8 +229,8 @@ fn front(
     options
         .disabled
         .extend(loaded.graph.disable.iter().cloned());
-    let fused = info_span!("fuse")
-        .in_scope(|| graph::fuse(checked, &loaded.fusions, library, &options))?;
+    let fused =
+        info_span!("fuse").in_scope(|| graph::fuse(checked, &loaded.fusions, library, &options))?;
     let limit = job.profile.limits.max_storage_buffer_range;
     let fused = info_span!("split").in_scope(|| graph::split(fused, library, limit))?;
     said.dump(Stage::Fused, || fused.dump());

@@ -251,9 +251,8 @@ impl Session {
         }
         let mut counters = Counters::default();
         let mut notes = Vec::new();
-        let mut arenas = tracing::info_span!("make arenas").in_scope(|| {
-            Arenas::new(&device, &plan, options.staged_weights, &mut counters)
-        })?;
+        let mut arenas = tracing::info_span!("make arenas")
+            .in_scope(|| Arenas::new(&device, &plan, options.staged_weights, &mut counters))?;
         let span = tracing::info_span!("make pipelines").entered();
         let pipelines = Pipelines::new(
             &device,

@@ -245,13 +245,15 @@ impl Calibration {
         let (read, domains) = match device.support.calibrated()? {
             name if name == khr::calibrated_timestamps::NAME => {
                 let of = khr::calibrated_timestamps::Instance::new(entry, instance);
-                let domains = unsafe { of.get_physical_device_calibrateable_time_domains(physical) };
+                let domains =
+                    unsafe { of.get_physical_device_calibrateable_time_domains(physical) };
                 let read = khr::calibrated_timestamps::Device::new(instance, &device.raw);
                 (Reader::Khr(read), domains.ok()?)
             }
             _ => {
                 let of = ext::calibrated_timestamps::Instance::new(entry, instance);
-                let domains = unsafe { of.get_physical_device_calibrateable_time_domains(physical) };
+                let domains =
+                    unsafe { of.get_physical_device_calibrateable_time_domains(physical) };
                 let read = ext::calibrated_timestamps::Device::new(instance, &device.raw);
                 (Reader::Ext(read), domains.ok()?)
             }
@@ -262,9 +264,7 @@ impl Calibration {
         ]
         .into_iter()
         .find(|domain| domains.contains(domain))?;
-        domains
-            .contains(&vk::TimeDomainKHR::DEVICE)
-            .then_some(())?;
+        domains.contains(&vk::TimeDomainKHR::DEVICE).then_some(())?;
         let start = read.now(domain)?;
         Some(Self {
             read,

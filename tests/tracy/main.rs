@@ -212,7 +212,9 @@ fn a_text_is_watched_as_it_grows() {
     assert!(Path::new(&model).is_dir(), "run tools/fetch-model smollm2");
     let mut command = Command::new(env!("CARGO_BIN_EXE_graphc"));
     command.args(["generate", "--color=never", "--raw", "--json", "--model"]);
-    command.arg(&model).args(["--prompt", "The capital of France is"]);
+    command
+        .arg(&model)
+        .args(["--prompt", "The capital of France is"]);
     let (trace, output) = watched(command.args(["--max-tokens=6", "--tokens-per-submit=3"]));
     let said: serde_json::Value = serde_json::from_str(&succeeded(&output)).unwrap();
     let number = |key: &str| said[key].as_u64().unwrap() as usize;

@@ -187,9 +187,7 @@ impl Reader {
             }
             item::GPU_TIME => {
                 // Each time is told as the distance to the one before.
-                self.clock = self
-                    .clock
-                    .wrapping_add(i64::from_le_bytes(number(head, 1)));
+                self.clock = self.clock.wrapping_add(i64::from_le_bytes(number(head, 1)));
                 let id = u16::from_le_bytes(number(head, 9));
                 let (end, zone) = self.waiting.remove(&id).expect("a zone that waits");
                 let zone = &mut self.trace.gpu[zone];

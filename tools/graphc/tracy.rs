@@ -66,7 +66,9 @@ impl TracyArgs {
             wait.as_secs()
         ));
         let words = match tracy.wait_for_viewer(wait) {
-            true => "Tracy is connected; passes run one after another, so that each has its own time",
+            true => {
+                "Tracy is connected; passes run one after another, so that each has its own time"
+            }
             false => "no viewer came; going on, and showing what is left once one comes",
         };
         context.say(words);
