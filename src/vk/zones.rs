@@ -321,6 +321,20 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_submit_and_a_look_at_both_clocks_tell_the_same_time() {
+        let instance = crate::vk::instance::Instance::new(false, false).unwrap();
+        let wanted = std::env::var("GRAPHC_DEVICE").ok();
+        let device = Device::open(&instance, wanted.as_deref()).unwrap();
+        let time_out = Duration::from_secs(10);
+        let before = tick(&device, time_out).unwrap();
+        if let Some(calibration) = Calibration::new(&device) {
+            let look = calibration.start.device;
+            assert!(before < look && look < tick(&device, time_out).unwrap());
+        }
+    }
+
+    #[test]
     fn two_forwards_in_flight_share_no_ids() {
         assert_eq!(ids(0), [0, 1]);
         assert_eq!(ids(HALF - 1), [32766, 32767]);
