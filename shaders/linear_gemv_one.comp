@@ -1,0 +1,174 @@
+// x w^T for a single row: all the time there is goes into reading w. A subgroup makes four neighbouring columns and
+// walks k alone (or with SPLIT - 1 others, in turns), so nothing meets at a barrier on the way: each invocation has
+// 4 * AHEAD loads of 16 bytes under way, and subgroups run apart, so that the memory never waits for arithmetic.
+//
+// x comes from the cache next to the cores, as every subgroup reads it. With a gain the workgroup multiplies once and
+// keeps the row in shared memory, and sums its squares on the way.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#include "include/storage.glsl"
+
+layout(local_size_x = LOCAL_X) in;
+#define W_BY_16_BYTES
+#include "include/linear_io.glsl"
+
+// Elements of w in 16 bytes.
+#if W_INT4
+#define PER 32
+#elif W_INT8
+#define PER 16
+#else
+#define PER 8
+#endif
+const uint VECTORS = PER / 4;
+#if SPLIT > 1
+shared vec4 column_parts[SUBGROUPS];
+#endif
+#if HAS_GAIN
+shared vec4 staged[ROW / 4];
+shared float square_parts[SUBGROUPS];
+#endif
+
+// Invocations read PER / 4 neighbouring vectors each, so that vectors at the same distance meet the same banks of
+// shared memory. Turning each run of eight vectors by its number spreads them.
+uint place(uint vector) {
+    return vector ^ (vector >> 3 & (VECTORS - 1));
+}
+
+// Elements 4 * vector .. of x, times the gain.
+vec4 scaled_x(uint vector) {
+#if HAS_GAIN
+    return staged[place(vector)];
+#else
+    return x_inside(0, vector);
+#endif
+}
+
+// Four of the elements in 16 bytes of w. Integers become the first bits of the mantissa of a number in [1, 2), by a
+// shift and a mask where a conversion would take the arithmetic several times as long: element q is 256 f - 384 for
+// int8 and 16 f - 16 for int4, of which only f is multiplied here (`weighed` does the rest).
+vec4 fractions(uvec4 q, uint vector) {
+#if W_INT4
+    uint word = q[vector / 2] >> 16 * (vector % 2);
+    return uintBitsToFloat(uvec4(word << 19, word << 15, word << 11, word << 7) & 0x780000 | 0x3f800000);
+#elif W_INT8
+    uint word = q[vector] ^ 0x80808080;
+    return uintBitsToFloat(uvec4(word << 15, word << 7, word >> 1, word >> 9) & 0x7f8000 | 0x3f800000);
+#else
+    return vec4(unpackHalf2x16(q[2 * vector]), unpackHalf2x16(q[2 * vector + 1]));
+#endif
+}
+
+// What the group of 16 bytes of w shares, and the sum of w x over them from the sums of f x and of x.
+#if W_INT4
+#define GROUP vec2
+#define LINES_OF_GROUPS(line) int4_group(n * k, line * PER)
+float weighed(float sum, float total, vec2 group) {
+    return 16.0 * group.x * (sum - total) + group.y * total;
+}
+#elif W_INT8
+#define GROUP float
+#define LINES_OF_GROUPS(line) int8_group(n * k, line * PER)
+float weighed(float sum, float total, float group) {
+    return group * (256.0 * sum - 384.0 * total);
+}
+#endif
+
+// This invocation's part of four columns: the loads `at`, `at + turn`, .. of each line of w.
+vec4 products(uint column, uint loads, uint at, uint turn) {
+    uint line[4];
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        line[c] = min(column + c, n - 1) * loads;
+    }
+#if W_BLOCKS
+    uint groups[4];
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        groups[c] = LINES_OF_GROUPS(line[c]);
+    }
+#endif
+    vec4 acc = vec4(0.0);
+    for (; at < loads; at += AHEAD * turn) {
+        uvec4 q[AHEAD][4];
+#if W_BLOCKS
+        GROUP group[AHEAD][4];
+#endif
+        [[unroll]] for (uint a = 0; a < AHEAD; a++) {
+            // Past the end the last load is repeated, and counts for nothing below.
+            uint load = min(at + a * turn, loads - 1);
+            [[unroll]] for (uint c = 0; c < 4; c++) {
+                q[a][c] = w[line[c] + load];
+#if W_BLOCKS
+                group[a][c] = GROUP(w_scale[groups[c] + load * PER / 32]);
+#endif
+            }
+        }
+        [[unroll]] for (uint a = 0; a < AHEAD; a++) {
+            uint load = at + a * turn;
+            if (load < loads) {
+                vec4 part = vec4(0.0);
+                float total = 0.0;
+                [[unroll]] for (uint i = 0; i < VECTORS; i++) {
+                    vec4 v = scaled_x(load * VECTORS + i);
+                    total += v.x + v.y + v.z + v.w;
+                    [[unroll]] for (uint c = 0; c < 4; c++) {
+                        vec4 f = fractions(q[a][c], i);
+                        part[c] = fma(f.x, v.x, fma(f.y, v.y, fma(f.z, v.z, fma(f.w, v.w, part[c]))));
+                    }
+                }
+                [[unroll]] for (uint c = 0; c < 4; c++) {
+#if W_BLOCKS
+                    acc[c] += weighed(part[c], total, group[a][c]);
+#else
+                    acc[c] += part[c];
+#endif
+                }
+            }
+        }
+    }
+    return acc;
+}
+
+void main() {
+    uint loads = k / PER;
+    uint turn = SPLIT * gl_SubgroupSize;
+    uint share = gl_SubgroupID % SPLIT;
+#if HAS_GAIN
+    float squares = 0.0;
+    for (uint vector = gl_LocalInvocationID.x; vector < k / 4; vector += LOCAL_X) {
+        vec4 v = x_inside(0, vector);
+        squares += dot(v, v);
+        staged[place(vector)] = v * gain_inside(vector);
+    }
+    squares = subgroupAdd(squares);
+    if (gl_SubgroupInvocationID == 0) {
+        square_parts[gl_SubgroupID] = squares;
+    }
+    barrier();
+    float square_sum = 0.0;
+    [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
+        square_sum += square_parts[subgroup];
+    }
+    float scale = rms_scale(square_sum);
+#else
+    const float scale = 1.0;
+#endif
+    uint column = 4 * (workgroup_number() * (SUBGROUPS / SPLIT) + gl_SubgroupID / SPLIT);
+    uint at = share * gl_SubgroupSize + gl_SubgroupInvocationID;
+    vec4 acc = subgroupAdd(column < n ? products(column, loads, at, turn) : vec4(0.0));
+#if SPLIT > 1
+    if (gl_SubgroupInvocationID == 0) {
+        column_parts[gl_SubgroupID] = acc;
+    }
+    barrier();
+    if (share == 0) {
+        [[unroll]] for (uint other = 1; other < SPLIT; other++) {
+            acc += column_parts[gl_SubgroupID + other];
+        }
+    }
+#endif
+    if (gl_SubgroupInvocationID == 0 && share == 0 && column < n) {
+        finish(0, column, scale * acc);
+    }
+}
