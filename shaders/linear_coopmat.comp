@@ -25,9 +25,10 @@ const uint LINE = VECTORS + 1;
 const uint SHARE = TILE * VECTORS / LOCAL_X;
 shared uvec4 tile_x[TILE * LINE];
 shared uvec4 tile_w[TILE * LINE];
-// Where a subgroup lays 16 rows of its finished sums, 16 columns at a time, for the epilogue.
+// Where a subgroup lays 16 rows of its finished sums, 16 columns at a time, for the epilogue: the tile is idle then, and
+// memory of its own would keep a second workgroup off the compute unit.
 const uint STAGE_LINE = 5;
-shared uvec4 stage[LOCAL_X / 32 * 16 * STAGE_LINE];
+#define stage tile_x
 
 #if HAS_GAIN
 // Sums of squares of x: each element belongs to the invocation that loads that place of every tile.
@@ -70,22 +71,52 @@ uvec4 x8(uint row, uint k8, uint slot) {
 #endif
 }
 
-// w[column, 8 * k8 .. 8 * k8 + 8] with zeros past the edges.
-uvec4 w8(uint column, uint k8) {
-    if (column >= n || 8 * k8 >= k) {
-        return uvec4(0);
-    }
+// Eight elements of w as they stand in memory, with what their group shares. They become f16 only on their way into
+// shared memory: a conversion right behind the load would wait for it, where the matrix units should be working.
+// Integers become f16 by bits: 0x6400 is 1024, whose last bits count ones.
 #if W_INT8
-    uvec2 q = w[column * (k / 8) + k8];
-    float scale = float(w_scale[int8_group(n * k, column * k + 8 * k8)]);
-    return halves(scale * int8_values(q.x), scale * int8_values(q.y));
+#define STORED uvec3
+STORED stored_w8(uint column, uint k8) {
+    f16vec2 scale = f16vec2(w_scale[int8_group(n * k, column * k + 8 * k8)]);
+    return uvec3(w[column * (k / 8) + k8], packFloat2x16(scale));
+}
+uint int8_pair(uint word, f16vec2 scale) {
+    uint pair = word & 0xff | (word & 0xff00) << 8 | 0x64006400;
+    return packFloat2x16((unpackFloat2x16(pair) - f16vec2(1152.0)) * scale);
+}
+uvec4 as_halves(STORED e) {
+    f16vec2 scale = unpackFloat2x16(e.z);
+    uvec2 q = e.xy ^ 0x80808080;
+    return uvec4(int8_pair(q.x, scale), int8_pair(q.x >> 16, scale), int8_pair(q.y, scale),
+                 int8_pair(q.y >> 16, scale));
+}
 #elif W_INT4
-    uint q = w[column * (k / 8) + k8];
-    vec2 scale = vec2(w_scale[int4_group(n * k, column * k + 8 * k8)]);
-    return halves(scale.x * int4_values(q) + scale.y, scale.x * int4_values(q >> 16) + scale.y);
+#define STORED uvec2
+STORED stored_w8(uint column, uint k8) {
+    return uvec2(w[column * (k / 8) + k8], packFloat2x16(w_scale[int4_group(n * k, column * k + 8 * k8)]));
+}
+uint int4_pair(uint word, f16vec2 group) {
+    uint pair = word & 15 | (word & 0xf0) << 12 | 0x64006400;
+    return packFloat2x16(fma(unpackFloat2x16(pair) - f16vec2(1024.0), group.xx, group.yy));
+}
+uvec4 as_halves(STORED e) {
+    f16vec2 group = unpackFloat2x16(e.y);
+    return uvec4(int4_pair(e.x, group), int4_pair(e.x >> 8, group), int4_pair(e.x >> 16, group),
+                 int4_pair(e.x >> 24, group));
+}
 #else
+#define STORED uvec4
+STORED stored_w8(uint column, uint k8) {
     return w[column * (k / 8) + k8];
+}
+uvec4 as_halves(STORED e) {
+    return e;
+}
 #endif
+
+// w[column, 8 * k8 .. 8 * k8 + 8] with zeros past the edges: no numbers and a scale of zero.
+STORED load_w8(uint column, uint k8) {
+    return column < n && 8 * k8 < k ? stored_w8(column, k8) : STORED(0);
 }
 
 void main() {
@@ -107,18 +138,18 @@ void main() {
     }
 #endif
     uvec4 next_x[SHARE];
-    uvec4 next_w[SHARE];
+    STORED next_w[SHARE];
     [[unroll]] for (uint i = 0; i < SHARE; i++) {
         uint e = t + i * LOCAL_X;
         next_x[i] = x8(first_row + e / VECTORS, e % VECTORS, e);
-        next_w[i] = w8(first_column + e / VECTORS, e % VECTORS);
+        next_w[i] = load_w8(first_column + e / VECTORS, e % VECTORS);
     }
     for (uint k0 = 0; k0 < k; k0 += STEP) {
         barrier();
         [[unroll]] for (uint i = 0; i < SHARE; i++) {
             uint e = t + i * LOCAL_X;
             tile_x[e / VECTORS * LINE + e % VECTORS] = next_x[i];
-            tile_w[e / VECTORS * LINE + e % VECTORS] = next_w[i];
+            tile_w[e / VECTORS * LINE + e % VECTORS] = as_halves(next_w[i]);
         }
         barrier();
         // Past the last step these are zeros that nobody uses.
@@ -126,7 +157,7 @@ void main() {
             uint e = t + i * LOCAL_X;
             uint k8 = (k0 + STEP) / 8 + e % VECTORS;
             next_x[i] = x8(first_row + e / VECTORS, k8, e);
-            next_w[i] = w8(first_column + e / VECTORS, k8);
+            next_w[i] = load_w8(first_column + e / VECTORS, k8);
         }
         [[unroll]] for (uint kk = 0; kk < STEP / 16; kk++) {
             coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a[4];
@@ -144,14 +175,18 @@ void main() {
         }
     }
 
-    // The epilogue needs to know which element is which, which a fragment does not tell: through shared memory.
+    // The epilogue needs to know which element is which, which a fragment does not tell: through shared memory, where
+    // each subgroup has a part of its own.
+    barrier();
     uint base = gl_SubgroupID * 16 * STAGE_LINE;
     uint lane = gl_SubgroupInvocationID;
     [[unroll]] for (uint i = 0; i < 4; i++) {
         [[unroll]] for (uint j = 0; j < 4; j++) {
-            barrier();
+            subgroupMemoryBarrierShared();
+            subgroupBarrier();
             coopMatStore(acc[i][j], stage, base, STAGE_LINE, gl_CooperativeMatrixLayoutRowMajor);
-            barrier();
+            subgroupMemoryBarrierShared();
+            subgroupBarrier();
             [[unroll]] for (uint e = 0; e < 2; e++) {
                 uint row = e * 8 + lane / 4;
                 vec4 sums = uintBitsToFloat(stage[base + row * STAGE_LINE + lane % 4]);
