@@ -273,23 +273,29 @@ fn placement_and_order_do_not_change_a_single_token() {
     }
 }
 
-/// Weights in groups of 32 with scales: the error against the same weights as f32.
+/// Weights in groups of 32 with scales: the error over several positions against the same weights as f32. It is the
+/// rounding of the weights alone; that kernels compute with the rounded ones exactly is tested elsewhere.
 #[test]
 fn quantised_weights_stay_close() {
     for decoder in DECODERS {
-        for (weight, bound) in [(DType::F16, 1e-5), (DType::Int8, 5e-4), (DType::Int4, 5e-2)] {
+        for (weight, bound) in [
+            (DType::F16, 1e-5),
+            (DType::Int8, 5e-4),
+            (DType::Int4, 5e-2),
+        ] {
             let types = [("act", DType::F32), ("weight", weight), ("kv", DType::F16)];
             let model = Model::new(decoder, &[score(40)], &types, 1, true);
             let ids = model.reference.ids[..40].to_vec();
-            let got = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
-            for (position, want) in model.reference.logits().range(..40) {
-                let error = nmse(&got[*position], want);
-                assert!(
-                    error < bound,
-                    "{} {weight}: NMSE {error:.1e} at {position}",
-                    decoder.0
-                );
+            let rows = Run::new(&model).logits(0, &Row::new(0, &ids, 0));
+            let logits = model.reference.logits();
+            let (mut got, mut want) = (Vec::new(), Vec::new());
+            for (position, row) in logits.range(..40) {
+                got.extend_from_slice(&rows[*position]);
+                want.extend_from_slice(row);
             }
+            let error = nmse(&got, &want);
+            assert!(error < bound, "{} {weight}: NMSE {error:.1e}", decoder.0);
+            eprintln!("{} {weight}: NMSE {error:.1e}", decoder.0);
         }
     }
 }
