@@ -473,15 +473,13 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.idle().is_err() {
-            if !self.device_is_lost() {
-                self.device.abandon();
-            }
-            return;
+        let idle = self.idle().is_ok();
+        if !idle && !self.device_is_lost() {
+            self.device.abandon();
         }
         // Nobody waited for these, and Tracy still wants their times.
         #[cfg(feature = "tracy")]
-        for parity in [0, 1] {
+        for parity in [0, 1].into_iter().filter(|_| idle) {
             let _ = self.land(parity);
         }
     }

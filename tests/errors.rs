@@ -26,7 +26,10 @@ use graphc::span::SourceMap;
 use graphc::text;
 
 /// What stands in the first line of a case that no command line causes, and what is done then.
-const PROVOKED: &[(&str, fn(&Path) -> String)] = &[
+/// Gives what a person would read, from a folder of its own.
+type Provoke = fn(&Path) -> String;
+
+const PROVOKED: &[(&str, Provoke)] = &[
     ("check with blanks at the end, a mebibyte of them", too_long),
     ("check with three hundred included files", many_files),
     ("compile with no compiler and no cache", |case| {
