@@ -255,6 +255,8 @@ fn messages_are_as_recorded() {
                 .iter()
                 .any(|part| code.starts_with(part))
         })
+        // `tests/tracy` provokes it, which is built with its feature alone.
+        .filter(|code| *code != "G0717")
         .collect();
     assert_eq!(said, listed);
 }
