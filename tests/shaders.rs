@@ -131,8 +131,8 @@ fn port_sets(
     )
 }
 
-/// Many rows or few: variants differ in what they take.
-const ROWS: [i64; 3] = [48, 129, 6];
+/// Many rows, a batch, few or one: variants differ in what they take.
+const ROWS: [i64; 5] = [48, 129, 6, 12, 1];
 
 /// The default options, then each value of each condition and choice.
 fn option_sets(manifest: &Manifest) -> Vec<BTreeMap<String, Value>> {
