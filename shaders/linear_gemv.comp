@@ -15,16 +15,9 @@ layout(local_size_x = LOCAL_X) in;
 #define W_BY_16_BYTES
 #include "include/linear_io.glsl"
 
-// Elements of w in 16 bytes.
-#if W_INT4
-#define PER 32
-#elif W_INT8
-#define PER 16
-#else
-#define PER 8
-#endif
+#include "include/gemv_operands.glsl"
+
 const uint LANES = LOCAL_X;
-const uint VECTORS = PER / 4;
 const uint STEP = LANES * VECTORS;
 const uint OUTPUTS = ROWS * COLUMNS;
 
@@ -33,23 +26,6 @@ shared float sums[SUBGROUPS * OUTPUTS];
 #if HAS_GAIN
 shared float square_sums[SUBGROUPS * ROWS];
 #endif
-
-// Invocations read PER / 4 neighbouring vectors each, so that vectors at the same distance meet the same banks of
-// shared memory. Turning each run of eight vectors by its number spreads them.
-uint place(uint vector) {
-    return vector ^ (vector >> 3 & (VECTORS - 1));
-}
-
-// Four of the elements in 16 bytes of w, without what their group shares.
-vec4 quants(uvec4 q, uint vector) {
-#if W_INT4
-    return int4_values(q[vector / 2] >> 16 * (vector % 2));
-#elif W_INT8
-    return int8_values(q[vector]);
-#else
-    return vec4(unpackHalf2x16(q[2 * vector]), unpackHalf2x16(q[2 * vector + 1]));
-#endif
-}
 
 void main() {
     uint t = gl_LocalInvocationID.x;
@@ -74,15 +50,10 @@ void main() {
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             q[c] = w[min(first_column + c, n - 1) * loads + load];
         }
-#if W_INT8
-        float scale[COLUMNS];
+#if W_BLOCKS
+        GROUP scale[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            scale[c] = float(w_scale[int8_group(n * k, min(first_column + c, n - 1) * k + load * PER)]);
-        }
-#elif W_INT4
-        vec2 scale[COLUMNS];
-        [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            scale[c] = vec2(w_scale[int4_group(n * k, min(first_column + c, n - 1) * k + load * PER)]);
+            scale[c] = group_at(group_index(min(first_column + c, n - 1) * k + load * PER));
         }
 #endif
         [[unroll]] for (uint r = 0; r < ROWS; r++) {

@@ -14,15 +14,8 @@ layout(local_size_x = LOCAL_X) in;
 #define W_BY_16_BYTES
 #include "include/linear_io.glsl"
 
-// Elements of w in 16 bytes.
-#if W_INT4
-#define PER 32
-#elif W_INT8
-#define PER 16
-#else
-#define PER 8
-#endif
-const uint VECTORS = PER / 4;
+#include "include/gemv_operands.glsl"
+
 #if SPLIT > 1
 shared vec4 column_parts[SUBGROUPS];
 #endif
@@ -30,12 +23,6 @@ shared vec4 column_parts[SUBGROUPS];
 shared vec4 staged[ROW / 4];
 shared float square_parts[SUBGROUPS];
 #endif
-
-// Invocations read PER / 4 neighbouring vectors each, so that vectors at the same distance meet the same banks of
-// shared memory. Turning each run of eight vectors by its number spreads them.
-uint place(uint vector) {
-    return vector ^ (vector >> 3 & (VECTORS - 1));
-}
 
 // Elements 4 * vector .. of x, times the gain.
 vec4 scaled_x(uint vector) {
@@ -46,36 +33,6 @@ vec4 scaled_x(uint vector) {
 #endif
 }
 
-// Four of the elements in 16 bytes of w. Integers become the first bits of the mantissa of a number in [1, 2), by a
-// shift and a mask where a conversion would take the arithmetic several times as long: element q is 256 f - 384 for
-// int8 and 16 f - 16 for int4, of which only f is multiplied here (`weighed` does the rest).
-vec4 fractions(uvec4 q, uint vector) {
-#if W_INT4
-    uint word = q[vector / 2] >> 16 * (vector % 2);
-    return uintBitsToFloat(uvec4(word << 19, word << 15, word << 11, word << 7) & 0x780000 | 0x3f800000);
-#elif W_INT8
-    uint word = q[vector] ^ 0x80808080;
-    return uintBitsToFloat(uvec4(word << 15, word << 7, word >> 1, word >> 9) & 0x7f8000 | 0x3f800000);
-#else
-    return vec4(unpackHalf2x16(q[2 * vector]), unpackHalf2x16(q[2 * vector + 1]));
-#endif
-}
-
-// What the group of 16 bytes of w shares, and the sum of w x over them from the sums of f x and of x.
-#if W_INT4
-#define GROUP vec2
-#define LINES_OF_GROUPS(line) int4_group(n * k, line * PER)
-float weighed(float sum, float total, vec2 group) {
-    return 16.0 * group.x * (sum - total) + group.y * total;
-}
-#elif W_INT8
-#define GROUP float
-#define LINES_OF_GROUPS(line) int8_group(n * k, line * PER)
-float weighed(float sum, float total, float group) {
-    return group * (256.0 * sum - 384.0 * total);
-}
-#endif
-
 // This invocation's part of four columns: the loads `at`, `at + turn`, .. of each line of w.
 vec4 products(uint column, uint loads, uint at, uint turn) {
     uint line[4];
@@ -85,7 +42,7 @@ vec4 products(uint column, uint loads, uint at, uint turn) {
 #if W_BLOCKS
     uint groups[4];
     [[unroll]] for (uint c = 0; c < 4; c++) {
-        groups[c] = LINES_OF_GROUPS(line[c]);
+        groups[c] = group_index(line[c] * PER);
     }
 #endif
     vec4 acc = vec4(0.0);
@@ -100,7 +57,7 @@ vec4 products(uint column, uint loads, uint at, uint turn) {
             [[unroll]] for (uint c = 0; c < 4; c++) {
                 q[a][c] = w[line[c] + load];
 #if W_BLOCKS
-                group[a][c] = GROUP(w_scale[groups[c] + load * PER / 32]);
+                group[a][c] = group_at(groups[c] + load * PER / 32);
 #endif
             }
         }
@@ -108,18 +65,23 @@ vec4 products(uint column, uint loads, uint at, uint turn) {
             uint load = at + a * turn;
             if (load < loads) {
                 vec4 part = vec4(0.0);
+#if W_INT4
                 float total = 0.0;
+#endif
                 [[unroll]] for (uint i = 0; i < VECTORS; i++) {
                     vec4 v = scaled_x(load * VECTORS + i);
+#if W_INT4
                     total += v.x + v.y + v.z + v.w;
+#endif
                     [[unroll]] for (uint c = 0; c < 4; c++) {
-                        vec4 f = fractions(q[a][c], i);
-                        part[c] = fma(f.x, v.x, fma(f.y, v.y, fma(f.z, v.z, fma(f.w, v.w, part[c]))));
+                        part[c] += dot(quants(q[a][c], i), v);
                     }
                 }
                 [[unroll]] for (uint c = 0; c < 4; c++) {
-#if W_BLOCKS
-                    acc[c] += weighed(part[c], total, group[a][c]);
+#if W_INT4
+                    acc[c] += group[a][c].x * part[c] + group[a][c].y * total;
+#elif W_INT8
+                    acc[c] += group[a][c] * part[c];
 #else
                     acc[c] += part[c];
 #endif
