@@ -30,6 +30,8 @@ use crate::vk::submit::{Patience, Timeline};
 use crate::vk::zones::Zones;
 use crate::vk::{Counters, VkError, fit};
 
+mod probe;
+
 pub use crate::vk::record::Timing;
 #[cfg(feature = "tracy")]
 pub use crate::vk::tracy::{self, Tracy, TracyError};
@@ -227,7 +229,7 @@ struct Prepared {
     recordings: [Recording; 2],
     /// How long the last forward took that was waited for to its end.
     lasted: Option<Duration>,
-    _sets: Sets,
+    sets: Sets,
 }
 
 impl Session {
@@ -362,7 +364,7 @@ impl Session {
         *slot = Some(Prepared {
             recordings,
             lasted: None,
-            _sets: sets,
+            sets,
         });
         self.check_messages()
     }

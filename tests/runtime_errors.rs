@@ -16,6 +16,7 @@ use graphc::model::generate::GenerateError;
 use graphc::model::hub::HubError;
 use graphc::model::texts::LineError;
 use graphc::model::tokenizer::TokenizerError;
+use graphc::plan::finite::NotFinite;
 use graphc::run::RunError;
 use graphc::vk::error::VkError;
 
@@ -213,6 +214,20 @@ fn language() -> Vec<(Code, String)> {
         GenerateError::NotFinite {
             sequence: 3,
             position: 17,
+            found: None,
+        },
+        GenerateError::NotFinite {
+            sequence: 3,
+            position: 17,
+            found: Some(Box::new(NotFinite {
+                entry: "batch=1,score=0,seq=32,steps=0".into(),
+                pass: "l3/ffn/down".into(),
+                kernel: "linear/rows".into(),
+                source: ("graphs/blocks/decoder.ron".into(), 41, 9),
+                tensor: "l3/h".into(),
+                index: vec![5, 17],
+                value: f32::NEG_INFINITY,
+            })),
         },
     ];
     all.extend(

@@ -98,7 +98,12 @@ pub(super) const CODES: &[Explained] = &[
     Explained {
         code: LOGITS,
         title: "the scores of the next token are not finite",
-        text: "The device gave no token because the scores held NaN or infinity. With `--dtype f16` an activation \
-               may have overflowed: try `--dtype f32`. The weights were checked when they were packed.",
+        text: "The device gave no token because the scores held NaN or infinity. graphc then runs the sequence again \
+               on an empty cache, pass by pass, reads after each pass what it wrote, and names the first value that \
+               is not finite: the pass, its kernel, the line of the graph that it comes from, and the element. It \
+               looks into the prompt and into the step whose scores were bad; the steps between had finite scores. \
+               With `--dtype f16` an activation may have overflowed there: try `--dtype f32`. The weights were \
+               checked when they were packed. If no pass is named, all values were finite the second time, and the \
+               fault lies in the device or in its driver.",
     },
 ];

@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::embed::BoxError;
+use super::replay::{Replay, prefills};
 use crate::codes::model as codes;
 use crate::diag::Code;
+use crate::plan::finite::NotFinite;
 
 /// No token: what a dead row gives.
 pub const NONE: u32 = u32::MAX;
@@ -54,13 +56,16 @@ pub enum GenerateError {
     },
     /// The scores of the next token are not numbers.
     #[error(
-        "the scores of token {position} of sequence {sequence} hold NaN or infinity, so no token can be chosen"
+        "the scores of token {position} of sequence {sequence} hold NaN or infinity, so no token can be chosen{}",
+        found.as_ref().map(|first| format!("\nthe first such value: {first}")).unwrap_or_default()
     )]
     NotFinite {
         /// Its number, from 1.
         sequence: usize,
         /// The position whose successor was asked for.
         position: u32,
+        /// What running the sequence again showed, if that was done and the fault came again.
+        found: Option<Box<NotFinite>>,
     },
     /// The device broke a promise.
     #[error("the device gave token {token} for sequence {sequence} where {expected} was due")]
@@ -169,7 +174,8 @@ pub struct Row {
 }
 
 impl Row {
-    const DEAD: Self = Self {
+    /// Nobody's.
+    pub const DEAD: Self = Self {
         id: 0,
         position: 0,
         fresh: true,
@@ -192,6 +198,9 @@ pub trait Runner {
     ) -> Result<Self::Ticket, BoxError>;
     /// Waits for a decode submit and gives its tokens, `steps` for each row.
     fn collect(&mut self, ticket: Self::Ticket) -> Result<Vec<u32>, BoxError>;
+    /// Runs a sequence again, whose last token has scores that are not finite, and says where the first such value
+    /// comes from. Nothing is in flight; what the cache held is lost.
+    fn first_not_finite(&mut self, replay: &Replay<'_>) -> Result<Option<NotFinite>, BoxError>;
 }
 
 /// Why a sequence ended.
@@ -359,8 +368,10 @@ pub fn generate<R: Runner>(
     while let Some(flight) = work.in_flight.pop_front() {
         let _ = work.runner.collect(flight.ticket);
     }
-    result?;
-    Ok(work.report)
+    match result {
+        Ok(()) => Ok(work.report),
+        Err(error) => Err(work.explained(error)),
+    }
 }
 
 /// A sequence in a row.
@@ -372,7 +383,7 @@ struct Running {
     /// Whether no submit has started it yet.
     fresh: bool,
     /// Tokens that came.
-    tokens: u32,
+    tokens: Vec<u32>,
 }
 
 /// A decode submit and what was expected of it: for each row the sequence, its first position and its limit.
@@ -435,18 +446,10 @@ impl<R: Runner> Work<'_, R> {
         let wanted = &self.sequences[sequence];
         // The last token of the prompt is the first that a decode step takes.
         let last = wanted.prompt.len().saturating_sub(1);
-        let mut first = wanted.cached.min(last);
-        for size in chunks(last - first, &self.shape.chunks) {
-            let end = last.min(first + size as usize);
-            let chunk = Chunk {
-                size,
-                slot: slot as u32,
-                first: first as u32,
-                tokens: &wanted.prompt[first..end],
-            };
+        let past = &wanted.prompt[..last];
+        for chunk in prefills(slot as u32, past, wanted.cached, &self.shape.chunks) {
             self.runner.prefill(&chunk).map_err(GenerateError::Run)?;
             self.report.prefills += 1;
-            first = end;
         }
         let position = last as u32;
         self.rows[slot] = Some(Running {
@@ -456,7 +459,7 @@ impl<R: Runner> Work<'_, R> {
                 .saturating_add(wanted.max_tokens.max(1))
                 .min(self.shape.context),
             fresh: true,
-            tokens: 0,
+            tokens: vec![],
         });
         self.report.prompt_tokens += (wanted.prompt.len() - wanted.cached.min(last)) as u64;
         Ok(())
@@ -566,11 +569,12 @@ impl<R: Runner> Work<'_, R> {
                     return Err(GenerateError::NotFinite {
                         sequence: number,
                         position,
+                        found: None,
                     });
                 }
                 _ => {}
             }
-            running.tokens += 1;
+            running.tokens.push(*token);
             self.report.tokens += 1;
             let finish = if self.stops.contains(token) {
                 Some(Finish::Stop)
@@ -579,7 +583,7 @@ impl<R: Runner> Work<'_, R> {
                     sequence,
                     id: *token,
                 })?;
-                let enough = running.tokens >= self.sequences[sequence].max_tokens;
+                let enough = running.tokens.len() >= self.sequences[sequence].max_tokens as usize;
                 match position + 1 >= limit {
                     true if enough => Some(Finish::MaxTokens),
                     true => Some(Finish::ContextFull),
@@ -591,6 +595,39 @@ impl<R: Runner> Work<'_, R> {
             }
         }
         Ok(())
+    }
+
+    /// The error with the pass that is to blame, where running the sequence again finds one.
+    fn explained(&mut self, mut error: GenerateError) -> GenerateError {
+        let GenerateError::NotFinite {
+            sequence, found, ..
+        } = &mut error
+        else {
+            return error;
+        };
+        let at = *sequence - 1;
+        let rows = self.rows.iter().zip(0..);
+        let mut running = rows.filter_map(|(row, slot)| Some((row.as_ref()?, slot)));
+        let Some((running, slot)) = running.find(|(row, _)| row.sequence == at) else {
+            return error;
+        };
+        let wanted = &self.sequences[at];
+        let replay = Replay {
+            slot,
+            batch: self.shape.batch,
+            chunks: &self.shape.chunks,
+            tokens: &[&wanted.prompt[..], &running.tokens].concat(),
+            prompt: wanted.prompt.len(),
+            sampling: wanted.sampling,
+        };
+        // A failure here would hide the one that is being explained.
+        *found = self
+            .runner
+            .first_not_finite(&replay)
+            .ok()
+            .flatten()
+            .map(Box::new);
+        error
     }
 
     fn finish(

@@ -6,6 +6,8 @@
 
 use super::embed::BoxError;
 use super::generate::{Chunk, DEVICE_STOPS, NONE, Row, Runner};
+use super::replay::Replay;
+use crate::plan::finite::NotFinite;
 use crate::run::{EntryId, RunError, Session, Slot, Ticket};
 
 /// Runs chunks and steps on a session.
@@ -47,12 +49,9 @@ impl GenerateRunner {
     pub fn session(&self) -> &Session {
         &self.session
     }
-}
 
-impl Runner for GenerateRunner {
-    type Ticket = Ticket;
-
-    fn prefill(&mut self, chunk: &Chunk<'_>) -> Result<(), BoxError> {
+    /// The slot of a prefill entry, with its inputs.
+    fn chunk(&mut self, chunk: &Chunk<'_>) -> Result<Slot<'_>, RunError> {
         let entry = self.prefill.iter().find(|(size, _)| *size == chunk.size);
         let (_, entry) = entry.ok_or_else(|| RunError::NoEntry {
             wanted: format!("prefill of {}", chunk.size),
@@ -66,12 +65,11 @@ impl Runner for GenerateRunner {
         })?;
         let mut slot = self.session.begin(*entry)?;
         write_chunk(&mut slot, chunk)?;
-        // The device takes submits in order, so nobody waits for this one.
-        let _ticket = slot.submit()?;
-        Ok(())
+        Ok(slot)
     }
 
-    fn decode(&mut self, rows: &[Row], stops: &[u32; DEVICE_STOPS]) -> Result<Ticket, BoxError> {
+    /// The slot of the decode entry, with its inputs.
+    fn step(&mut self, rows: &[Row], stops: &[u32; DEVICE_STOPS]) -> Result<Slot<'_>, RunError> {
         let mut slot = self.session.begin(self.decode)?;
         write(&mut slot, "ids", rows.iter().map(|row| row.id))?;
         write(&mut slot, "positions", rows.iter().map(|row| row.position))?;
@@ -92,12 +90,46 @@ impl Runner for GenerateRunner {
         });
         write(&mut slot, "sampling", sampling)?;
         write(&mut slot, "stops", stops.iter().copied())?;
-        Ok(slot.submit()?)
+        Ok(slot)
+    }
+}
+
+impl Runner for GenerateRunner {
+    type Ticket = Ticket;
+
+    fn prefill(&mut self, chunk: &Chunk<'_>) -> Result<(), BoxError> {
+        // The device takes submits in order, so nobody waits for this one.
+        let _ticket = self.chunk(chunk)?.submit()?;
+        Ok(())
+    }
+
+    fn decode(&mut self, rows: &[Row], stops: &[u32; DEVICE_STOPS]) -> Result<Ticket, BoxError> {
+        Ok(self.step(rows, stops)?.submit()?)
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<Vec<u32>, BoxError> {
         let output = self.session.wait(ticket)?;
         Ok(output.tensor::<u32>("tokens")?.to_vec())
+    }
+
+    /// Looks into the prompt, whose chunks have no scores, and into the step that failed. Steps before it gave finite
+    /// scores and run as they are.
+    fn first_not_finite(&mut self, replay: &Replay<'_>) -> Result<Option<NotFinite>, BoxError> {
+        self.session.forget()?;
+        for chunk in replay.prefills() {
+            if let Some(found) = self.chunk(&chunk)?.probe()? {
+                return Ok(Some(found));
+            }
+        }
+        let mut steps = replay.decodes().peekable();
+        while let Some(rows) = steps.next() {
+            let slot = self.step(&rows, &[NONE; DEVICE_STOPS])?;
+            if steps.peek().is_none() {
+                return Ok(slot.probe()?);
+            }
+            let _ticket = slot.submit()?;
+        }
+        Ok(None)
     }
 }
 

@@ -93,6 +93,20 @@ impl Runner for Machine {
         self.in_flight -= 1;
         Ok(tokens)
     }
+
+    /// Puts what it was asked to run again where the values belong.
+    fn first_not_finite(&mut self, replay: &Replay<'_>) -> Result<Option<NotFinite>, BoxError> {
+        assert_eq!(self.in_flight, 0, "a submit may still use the cache");
+        Ok(Some(NotFinite {
+            entry: format!("{:?}", replay.tokens),
+            pass: replay.prompt.to_string(),
+            kernel: replay.slot.to_string(),
+            source: ("layers.ron".into(), 3, 7),
+            tensor: "h".into(),
+            index: vec![0, 2],
+            value: f32::INFINITY,
+        }))
+    }
 }
 
 fn shape(batch: u32, steps: u32, context: u32) -> Shape {
@@ -259,16 +273,16 @@ fn scores_that_are_not_finite_name_the_place() {
     let shape = shape(2, 2, 20);
     let mut machine = Machine::new(&shape);
     machine.bad = Some((5, NOT_FINITE));
-    let error = run(&mut machine, &shape, &[sequence(&[1, 2], 9)], &[]).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            GenerateError::NotFinite {
-                sequence: 1,
-                position: 5
-            }
-        ),
-        "{error}"
+    let others = [sequence(&[7, 7, 7, 7, 7, 7, 7], 1), sequence(&[1, 2], 9)];
+    let error = run(&mut machine, &shape, &others, &[]).unwrap_err();
+    let (written, _) = expected(&others[1], &[], shape.context);
+    let seen = [&[1, 2][..], &written[..4]].concat();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the scores of token 5 of sequence 2 hold NaN or infinity, so no token can be chosen\n\
+             the first such value: pass `2` (kernel 1, layers.ron:3:7) of entry `{seen:?}` wrote inf: `h`[0, 2]"
+        )
     );
     assert_eq!(machine.in_flight, 0);
     machine.bad = Some((5, NONE));

@@ -14,6 +14,7 @@ pub mod gguf;
 pub mod hub;
 pub mod metadata;
 pub mod output;
+pub mod replay;
 pub mod rows;
 #[cfg(feature = "gpu")]
 pub mod runner;

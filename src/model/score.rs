@@ -6,6 +6,7 @@
 
 use super::embed::BoxError;
 use super::generate::{Chunk, GenerateError};
+use crate::plan::finite::NotFinite;
 
 /// Computes logits; a session on a device, or a stand-in in tests.
 pub trait Scorer {
@@ -17,6 +18,8 @@ pub trait Scorer {
         chunk: &Chunk<'_>,
         take: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), BoxError>;
+    /// Runs the chunk that was scored last again, and says where its first value comes from that is not finite.
+    fn first_not_finite(&mut self, chunk: &Chunk<'_>) -> Result<Option<NotFinite>, BoxError>;
 }
 
 /// A sum over tokens.
@@ -90,6 +93,8 @@ pub fn perplexity<S: Scorer>(
                 return Err(GenerateError::NotFinite {
                     sequence: 1,
                     position: (start + position) as u32,
+                    // A failure here would hide the one that is being explained.
+                    found: scorer.first_not_finite(&chunk).ok().flatten().map(Box::new),
                 });
             }
             progress(start + first + chunk.tokens.len());
@@ -103,7 +108,7 @@ pub use device::SessionScorer;
 
 #[cfg(feature = "gpu")]
 mod device {
-    use super::{BoxError, Chunk, Scorer};
+    use super::{BoxError, Chunk, NotFinite, Scorer};
     use crate::model::generate_runner::write_chunk;
     use crate::run::{EntryId, RunError, Session};
 
@@ -157,6 +162,12 @@ mod device {
             rows.enumerate().for_each(|(row, logits)| take(row, logits));
             Ok(())
         }
+
+        fn first_not_finite(&mut self, chunk: &Chunk<'_>) -> Result<Option<NotFinite>, BoxError> {
+            let mut slot = self.session.begin(self.entry)?;
+            write_chunk(&mut slot, chunk)?;
+            Ok(slot.probe()?)
+        }
     }
 }
 
@@ -184,6 +195,9 @@ mod tests {
                 take(row, &logits);
             }
             Ok(())
+        }
+        fn first_not_finite(&mut self, _: &Chunk<'_>) -> Result<Option<NotFinite>, BoxError> {
+            Ok(None)
         }
     }
 

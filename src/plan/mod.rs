@@ -18,6 +18,7 @@ use crate::kernel::Access;
 pub mod codec;
 pub mod dump;
 pub mod estimate;
+pub mod finite;
 mod fit;
 pub mod live;
 pub mod lower;

@@ -27,7 +27,7 @@ use crate::plan::place::{arena_word, memory_table};
 use crate::plan::{Arena, ArenaKind, Plan, Weight};
 
 /// Bytes that a weight is filled with at once: bounds the staging buffer and lets progress move.
-const PIECE_BYTES: u64 = 32 << 20;
+pub(super) const PIECE_BYTES: u64 = 32 << 20;
 
 /// Why a source has no bytes.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
@@ -72,8 +72,8 @@ pub(crate) struct Arenas {
 }
 
 /// A buffer that fills its own allocation.
-struct Memory {
-    buffer: vk::Buffer,
+pub(super) struct Memory {
+    pub(super) buffer: vk::Buffer,
     /// `None` only while it is made or destroyed.
     allocation: Option<Allocation>,
     bytes: u64,
@@ -90,6 +90,13 @@ impl Memory {
         let length = usize::try_from(range.end - range.start).ok()?;
         // SAFETY: the mapping covers the whole allocation, which is at least `bytes` long.
         Some((unsafe { pointer.as_ptr().cast::<u8>().add(start) }, length))
+    }
+
+    /// The bytes of a range, which the device does not touch at this time.
+    pub(super) fn read(&self, range: Range<u64>) -> Option<&[u8]> {
+        let (start, length) = self.mapped(range)?;
+        // SAFETY: `mapped` gave a valid, mapped range; the caller waited for the device.
+        Some(unsafe { std::slice::from_raw_parts(start, length) })
     }
 }
 
@@ -146,12 +153,10 @@ impl Arenas {
             // Cached memory of the host, which a discrete device reads without taking of its own.
             ArenaKind::Output | ArenaKind::HostWeight => MemoryLocation::GpuToCpu,
         };
-        let usage = match arena.kind {
-            ArenaKind::Weight | ArenaKind::State | ArenaKind::Carry => {
-                vk::BufferUsageFlags::STORAGE_BUFFER | vk::BufferUsageFlags::TRANSFER_DST
-            }
-            _ => vk::BufferUsageFlags::STORAGE_BUFFER,
-        };
+        // Loading and probing copy; a forward does not.
+        let usage = vk::BufferUsageFlags::STORAGE_BUFFER
+            | vk::BufferUsageFlags::TRANSFER_DST
+            | vk::BufferUsageFlags::TRANSFER_SRC;
         let memory = self.buffer(arena.bytes, usage, location, name)?;
         counters.allocations += 1;
         name_object(&self.device, memory.buffer, name);
@@ -217,7 +222,7 @@ impl Arenas {
         Ok(memory)
     }
 
-    fn free(&mut self, mut memory: Memory) {
+    pub(super) fn free(&mut self, mut memory: Memory) {
         // SAFETY: the caller saw that no recording uses the buffer any more.
         unsafe { self.device.raw.destroy_buffer(memory.buffer, None) };
         if let (Some(allocator), Some(allocation)) = (&mut self.allocator, memory.allocation.take())
@@ -241,10 +246,9 @@ impl Arenas {
 
     /// The mapped bytes of a range of an arena, to read.
     pub(crate) fn bytes(&self, arena: ArenaId, range: Range<u64>) -> Option<&[u8]> {
-        let (start, length) = self.items.get(arena)?.mapped(range)?;
-        // SAFETY: as above; the submit that wrote it has completed and the next one of this parity can only
-        // start through `&mut Session`.
-        Some(unsafe { std::slice::from_raw_parts(start, length) })
+        // The submit that wrote it has completed and the next one of this parity can only start through
+        // `&mut Session`.
+        self.items.get(arena)?.read(range)
     }
 
     /// Zeroes state and carries, and fills every weight from `source`. `progress` hears (bytes done, all bytes).
@@ -256,21 +260,8 @@ impl Arenas {
         counters: &mut Counters,
         time_out: Duration,
     ) -> Result<(), VkError> {
-        let mut upload = Upload::new(&self.device)?;
-        let cleared: Vec<vk::Buffer> = plan
-            .arenas
-            .enumerate()
-            .filter(|(_, arena)| matches!(arena.kind, ArenaKind::State | ArenaKind::Carry))
-            .map(|(id, _)| self.items[id].buffer)
-            .collect();
-        if !cleared.is_empty() {
-            upload.run(time_out, |raw, commands| {
-                for buffer in &cleared {
-                    // SAFETY: recording; the buffers have TRANSFER_DST and nothing else runs yet.
-                    unsafe { raw.cmd_fill_buffer(commands, *buffer, 0, vk::WHOLE_SIZE, 0) };
-                }
-            })?;
-        }
+        let mut upload = Upload::new(&self.device, "uploading weights")?;
+        self.clear(plan, &mut upload, time_out)?;
         let total = plan
             .weights
             .iter()
@@ -310,16 +301,44 @@ impl Arenas {
         filled
     }
 
+    /// Zeroes state and carries. Nothing is in flight.
+    fn clear(&self, plan: &Plan, upload: &mut Upload, time_out: Duration) -> Result<(), VkError> {
+        let cleared: Vec<vk::Buffer> = plan
+            .arenas
+            .enumerate()
+            .filter(|(_, arena)| matches!(arena.kind, ArenaKind::State | ArenaKind::Carry))
+            .map(|(id, _)| self.items[id].buffer)
+            .collect();
+        if cleared.is_empty() {
+            return Ok(());
+        }
+        upload.run(time_out, |raw, commands| {
+            for buffer in &cleared {
+                // SAFETY: recording; the buffers have TRANSFER_DST and nothing else runs.
+                unsafe { raw.cmd_fill_buffer(commands, *buffer, 0, vk::WHOLE_SIZE, 0) };
+            }
+        })
+    }
+
+    /// State and carries are zero again, as before the first submit. Nothing is in flight.
+    pub(crate) fn forget(&self, plan: &Plan, time_out: Duration) -> Result<(), VkError> {
+        let mut upload = Upload::new(&self.device, "clearing state")?;
+        self.clear(plan, &mut upload, time_out)
+    }
+
     fn staging(&mut self, bytes: u64) -> Result<Memory, VkError> {
         let usage = vk::BufferUsageFlags::TRANSFER_SRC;
-        self.buffer(bytes, usage, MemoryLocation::CpuToGpu, "the staging buffer")
-            .map_err(|error| match error {
-                Failed::Call(error) => error,
-                Failed::Allocation(error) => VkError::Allocator {
-                    what: format!("{bytes} bytes to upload weights"),
-                    message: error.to_string(),
-                },
-            })
+        let (location, name) = (MemoryLocation::CpuToGpu, "the staging buffer");
+        self.buffer(bytes, usage, location, name)
+            .map_err(|error| copying(error, bytes, "to upload weights"))
+    }
+
+    /// Memory for a piece that comes back.
+    pub(super) fn read_back(&mut self) -> Result<Memory, VkError> {
+        let usage = vk::BufferUsageFlags::TRANSFER_DST;
+        let (location, name) = (MemoryLocation::GpuToCpu, "the buffer to read from");
+        self.buffer(PIECE_BYTES, usage, location, name)
+            .map_err(|error| copying(error, PIECE_BYTES, "to read back"))
     }
 
     /// Fills every weight piece by piece, in place or through `staging`.
@@ -401,6 +420,16 @@ enum Failed {
     Call(VkError),
 }
 
+fn copying(error: Failed, bytes: u64, purpose: &str) -> VkError {
+    match error {
+        Failed::Call(error) => error,
+        Failed::Allocation(error) => VkError::Allocator {
+            what: format!("{bytes} bytes {purpose}"),
+            message: error.to_string(),
+        },
+    }
+}
+
 fn allocation_error(error: AllocationError, what: String, plan: &Plan, device: &Device) -> VkError {
     match error {
         AllocationError::OutOfMemory => VkError::OutOfMemory {
@@ -441,8 +470,19 @@ fn name_object(device: &Device, buffer: vk::Buffer, name: &str) {
     let _ = unsafe { labels.set_debug_utils_object_name(&info) };
 }
 
-/// Commands that run once while loading, each waited for.
+/// All that came before has ended, and all that follows sees it, the host as well.
+pub(super) fn everything() -> vk::MemoryBarrier2<'static> {
+    vk::MemoryBarrier2::default()
+        .src_stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)
+        .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
+        .dst_stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS | vk::PipelineStageFlags2::HOST)
+        .dst_access_mask(vk::AccessFlags2::MEMORY_READ | vk::AccessFlags2::MEMORY_WRITE)
+}
+
+/// Commands that run once, each waited for, outside of forwards.
 pub(super) struct Upload {
+    /// For messages.
+    doing: &'static str,
     pool: vk::CommandPool,
     commands: vk::CommandBuffer,
     fence: vk::Fence,
@@ -450,12 +490,13 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(device: &Arc<Device>) -> Result<Self, VkError> {
-        let failed = |result| VkError::call("preparing the upload of weights", result);
+    pub(super) fn new(device: &Arc<Device>, doing: &'static str) -> Result<Self, VkError> {
+        let failed = |result| VkError::call(doing, result);
         let info = vk::CommandPoolCreateInfo::default()
             .queue_family_index(device.family)
             .flags(vk::CommandPoolCreateFlags::TRANSIENT);
         let mut upload = Self {
+            doing,
             // SAFETY: the device is alive.
             pool: unsafe { device.raw.create_command_pool(&info, None) }.map_err(failed)?,
             commands: vk::CommandBuffer::null(),
@@ -504,7 +545,7 @@ impl Upload {
         time_out: Duration,
         record: impl FnOnce(&ash::Device, vk::CommandBuffer),
     ) -> Result<(), VkError> {
-        let doing = "uploading weights";
+        let doing = self.doing;
         let raw = &self.device.raw;
         let begin = vk::CommandBufferBeginInfo::default()
             .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
@@ -516,6 +557,9 @@ impl Upload {
             raw.reset_command_pool(self.pool, Default::default())
                 .and_then(|()| raw.begin_command_buffer(self.commands, &begin))
                 .map_err(|result| VkError::call(doing, result))?;
+            let ended = [everything()];
+            let dependency = vk::DependencyInfo::default().memory_barriers(&ended);
+            raw.cmd_pipeline_barrier2(self.commands, &dependency);
             record(raw, self.commands);
             // Later submits see what was copied: this barrier's second scope is all that follows on the queue.
             let seen = [vk::MemoryBarrier2::default()

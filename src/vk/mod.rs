@@ -4,6 +4,7 @@
 //! pass. The way through: [`instance`] and [`device`] open a device and describe it as data; [`fit`] checks the
 //! plan against it before anything is made; [`arena`] makes the memory; [`pipeline`] the pipelines; `bind` the
 //! descriptor sets of every pass at both parities; `record` the command buffers; `submit` sends them and waits.
+//! `probe` runs passes one by one and looks at what they wrote.
 //!
 //! What always holds: nothing here decides anything about the model. The recorder walks the plan's steps; a
 //! choice that is missing from the plan is a field that the plan lacks. After an entry's first use no forward
@@ -20,6 +21,7 @@ pub mod features;
 pub mod fit;
 pub mod instance;
 pub mod pipeline;
+pub(crate) mod probe;
 pub(crate) mod record;
 pub(crate) mod submit;
 #[cfg(feature = "tracy")]

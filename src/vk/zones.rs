@@ -198,7 +198,7 @@ fn tick(device: &std::sync::Arc<Device>, time_out: Duration) -> Result<u64, VkEr
     // destroyed, and a pool that is lost to an error stays.
     unsafe {
         let pool = device.raw.create_query_pool(&info, None).map_err(failed)?;
-        Upload::new(device)?.run(time_out, |raw, commands| {
+        Upload::new(device, "reading the device's clock")?.run(time_out, |raw, commands| {
             raw.cmd_reset_query_pool(commands, pool, 0, 1);
             let stage = vk::PipelineStageFlags2::COMPUTE_SHADER;
             raw.cmd_write_timestamp2(commands, stage, pool, 0);
