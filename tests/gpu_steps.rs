@@ -43,15 +43,16 @@ struct Model {
     weights: Vec<Vec<u8>>,
 }
 
-/// Compiles all entries; made-up roofs cut them into submits of at most `max_submit_ms`.
+/// Compiles all entries with these types of activations and caches; made-up roofs cut them into submits of at most
+/// `max_submit_ms`.
 fn model(
     (path, golden): (&str, &str),
-    act: DType,
+    (act, kv): (DType, DType),
     fused: bool,
     max_submit_ms: Option<f64>,
 ) -> Model {
     let reference = Reference::load(golden);
-    let types = [("act", act), ("weight", DType::F32)];
+    let types = [("act", act), ("weight", DType::F32), ("kv", kv)];
     let requests: Vec<Request> = shapes()
         .iter()
         .map(|shape| reference.request(*shape, &types, 3))
@@ -173,18 +174,33 @@ fn nmse(got: &[f64], want: &[f64]) -> f64 {
     error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
-/// Keys and values are kept as f16; with f16 activations every tensor between passes is, too.
-/// Caches hold f16, whose rounding Gemma's norms make larger: 1e-5 was seen with activations in f32.
-fn bound(act: DType) -> f64 {
-    if act == DType::F32 { 5e-5 } else { 1e-3 }
+/// In f32 throughout, what is left is the order of sums. Caches in f16 round keys and values to 11 bits; with f16
+/// activations every tensor between passes is rounded so. Gemma adds one to the weights of its norms, which makes the
+/// made-up ones of queries and keys about two instead of one and a score more than four times as large as Qwen3's. An
+/// error of a score is a relative one of its weight in the softmax, so there any rounding has a larger effect, in seven
+/// layers after one another; without rounding Gemma is as exact as the others.
+fn bound(path: &str, types: (DType, DType)) -> f64 {
+    match types {
+        (DType::F32, DType::F32) => 1e-9,
+        (DType::F32, _) if path.contains("gemma3") => 2e-5,
+        (DType::F32, _) => 1e-6,
+        _ if path.contains("gemma3") => 1e-3,
+        _ => 1e-4,
+    }
 }
 
 #[test]
 fn decoders_run_without_a_message_and_only_submit() {
     for decoder in DECODERS {
-        for (act, fused) in [(DType::F32, true), (DType::F32, false), (DType::F16, true)] {
-            let what = format!("{} {act}, fused: {fused}", decoder.0);
-            let model = model(decoder, act, fused, None);
+        for (types, fused) in [
+            ((DType::F32, DType::F32), true),
+            ((DType::F32, DType::F16), true),
+            ((DType::F32, DType::F16), false),
+            ((DType::F16, DType::F16), true),
+        ] {
+            let (act, kv) = types;
+            let what = format!("{} {act}, cache {kv}, fused: {fused}", decoder.0);
+            let model = model(decoder, types, fused, None);
             let mut run = model.open();
             let messages = run.on_device.session.messages();
 
@@ -195,7 +211,7 @@ fn decoders_run_without_a_message_and_only_submit() {
                 worst = worst.max(nmse(&logits[*position], want));
             }
             eprintln!("{what}: NMSE {worst:.1e}");
-            assert!(worst < bound(act), "{what}: NMSE {worst:.1e}");
+            assert!(worst < bound(decoder.0, types), "{what}: NMSE {worst:.1e}");
 
             let prompts = model.prompts();
             let each = |run: &mut Run, entry| {
@@ -244,9 +260,9 @@ fn decoders_run_without_a_message_and_only_submit() {
 /// Cuts fall between passes and between steps.
 #[test]
 fn steps_cut_into_submits_give_the_same_texts() {
-    let whole = model(DECODERS[0], DType::F32, true, None);
+    let whole = model(DECODERS[0], (DType::F32, DType::F16), true, None);
     let wanted = whole.open().texts(FOUR_STEPS, &whole.prompts()[..1]);
-    let cut = model(DECODERS[0], DType::F32, true, Some(0.05));
+    let cut = model(DECODERS[0], (DType::F32, DType::F16), true, Some(0.05));
     let submits = cut.plan.entries[FOUR_STEPS].stats.submits;
     assert!(submits > 4, "{submits} submits");
     let mut run = cut.open();
