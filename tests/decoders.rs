@@ -278,7 +278,9 @@ fn placement_and_order_do_not_change_a_single_token() {
 fn dequantised(dtype: DType, elements: usize, bytes: &[u8]) -> Vec<f64> {
     let half = |at: usize| f64::from(half::f16::from_le_bytes([bytes[at], bytes[at + 1]]));
     let element = |i: usize| match dtype {
-        DType::F32 => f64::from(f32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().unwrap())),
+        DType::F32 => f64::from(f32::from_le_bytes(
+            bytes[4 * i..4 * i + 4].try_into().unwrap(),
+        )),
         DType::F16 => half(2 * i),
         DType::Int8 => half(elements + i / 32 * 2) * f64::from(bytes[i] as i8),
         DType::Int4 => {
