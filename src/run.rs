@@ -11,12 +11,12 @@
 //! nothing on the host or the device, updates no descriptor, records nothing and submits once per segment of
 //! the plan. [`Session::counters`] shows it.
 
-use std::path::PathBuf;
+mod error;
+mod options;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::diag::Code;
-use crate::dtype::DType;
 use crate::ids::TensorId;
 use crate::plan::{Entry, Plan};
 use crate::vk::arena::{Arenas, WeightSource};
@@ -32,65 +32,11 @@ use crate::vk::{Counters, VkError, fit};
 
 mod probe;
 
+pub use self::error::RunError;
+pub use self::options::SessionOptions;
 pub use crate::vk::record::Timing;
 #[cfg(feature = "tracy")]
 pub use crate::vk::tracy::{self, Tracy, TracyError};
-
-/// How to run.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// An index, a part of the name or a UUID; none: the first real GPU, else a device on the CPU.
-    pub device: Option<String>,
-    /// Load the validation layer with synchronisation validation; every message fails the session.
-    pub validation: bool,
-    /// Name passes and buffers for GPU debuggers.
-    pub labels: bool,
-    /// The folder of the pipeline cache; none: compile every time.
-    pub pipeline_cache: Option<PathBuf>,
-    /// The longest a wait asks again and again before it blocks; zero on a device that computes on the CPU, where
-    /// asking would take a core from it.
-    pub poll: Duration,
-    /// How long a wait lasts before it is an error.
-    pub time_out: Duration,
-    /// Upload weights through a staging buffer even where the host can write them in place.
-    pub staged_weights: bool,
-    /// What is measured in each forward.
-    pub timing: Timing,
-    /// Show every pass of every forward in Tracy. Forwards are then timed as [`Timing::Passes`] says, whatever
-    /// `timing` is.
-    #[cfg(feature = "tracy")]
-    pub tracy: Option<Tracy>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self {
-            device: None,
-            validation: false,
-            labels: false,
-            pipeline_cache: None,
-            poll: Duration::from_millis(4),
-            time_out: Duration::from_secs(120),
-            staged_weights: false,
-            timing: Timing::Off,
-            #[cfg(feature = "tracy")]
-            tracy: None,
-        }
-    }
-}
-
-impl SessionOptions {
-    /// The defaults, with validation if `GRAPHC_VALIDATION` is set and not 0.
-    pub fn from_env() -> Self {
-        let validation = std::env::var_os("GRAPHC_VALIDATION")
-            .is_some_and(|value| !value.is_empty() && value != "0");
-        Self {
-            validation,
-            labels: validation,
-            ..Self::default()
-        }
-    }
-}
 
 /// What opening a session is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,76 +55,6 @@ pub enum Progress {
         /// In the end.
         total: u64,
     },
-}
-
-/// What can go wrong with a session.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The device, the driver or the plan.
-    #[error(transparent)]
-    Vk(#[from] VkError),
-    /// No such entry.
-    #[error(
-        "the plan has no entry `{wanted}`; it has {has}\nhelp: compile it with --entry {wanted}"
-    )]
-    NoEntry {
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        has: String,
-    },
-    /// No such input or output.
-    #[error("entry `{entry}` has no {kind} `{wanted}`; it has {has}")]
-    NoTensor {
-        /// The entry.
-        entry: String,
-        /// `input` or `output`.
-        kind: &'static str,
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        has: String,
-    },
-    /// The tensor's elements are of another size.
-    #[error(
-        "tensor `{name}` holds {dtype} elements of {bytes} bytes, asked for were elements of {asked}"
-    )]
-    WrongType {
-        /// The tensor.
-        name: String,
-        /// Its element type.
-        dtype: DType,
-        /// Its size.
-        bytes: u64,
-        /// The size that was asked for.
-        asked: usize,
-    },
-    /// The device cannot say when a pass ended.
-    #[error(
-        "`{device}` has no timestamps on its compute queue, so nothing can be measured inside a forward\n\
-         help: `graphc bench` measures whole forwards on the clock of the host"
-    )]
-    NoTimestamps {
-        /// The device.
-        device: String,
-    },
-    /// The result is gone: two later forwards were begun before this one was waited for.
-    #[error(
-        "the result of forward {0} was overwritten by a later one\nhelp: wait for a forward before beginning the second one after it"
-    )]
-    Stale(u64),
-}
-
-impl RunError {
-    /// The stable code for `graphc explain`.
-    pub fn code(&self) -> Code {
-        match self {
-            RunError::Vk(error) => error.code(),
-            RunError::NoEntry { .. } | RunError::NoTensor { .. } => Code("G0714"),
-            RunError::NoTimestamps { .. } => Code("G0716"),
-            RunError::WrongType { .. } | RunError::Stale(_) => Code("G0715"),
-        }
-    }
 }
 
 /// An entry of the session's plan.
@@ -209,6 +85,8 @@ pub struct Session {
     /// Forwards begun so far; the next one has this number.
     next: u64,
     flights: [Option<Flight>; 2],
+    /// By parity: the entry whose inputs lie there as its last forward had them. Entries may share that memory.
+    filled: [Option<EntryId>; 2],
 }
 
 /// The last forward of a parity.
@@ -288,6 +166,7 @@ impl Session {
             notes,
             next: 0,
             flights: [None, None],
+            filled: [None, None],
         };
         session.check_messages()?;
         Ok(session)
@@ -404,10 +283,14 @@ impl Session {
     /// The next forward's slot. Waits for the forward before the last one, whose slot it takes over.
     pub fn begin(&mut self, entry: EntryId) -> Result<Slot<'_>, RunError> {
         self.prepare(entry)?;
-        self.land(self.parity())?;
+        let parity = self.parity();
+        self.land(parity)?;
+        // Until it is submitted, nobody knows how much of its inputs was written.
+        let again = self.filled[parity].take() == Some(entry);
         Ok(Slot {
             session: self,
             entry,
+            again,
         })
     }
 
@@ -591,11 +474,18 @@ fn not_mapped(entry: &Entry, id: TensorId) -> RunError {
 pub struct Slot<'s> {
     session: &'s mut Session,
     entry: EntryId,
+    again: bool,
 }
 
 impl Slot<'_> {
-    /// An input's elements. They hold what an earlier forward left there; may be device memory, so write in
-    /// order and do not read.
+    /// Whether every input holds what the last forward of this entry at this parity had: no other entry was begun here
+    /// since. What cannot have changed need not be written again.
+    pub fn again(&self) -> bool {
+        self.again
+    }
+
+    /// An input's elements. They hold what an earlier forward left there, see [`Slot::again`]; may be device memory, so
+    /// write in order and do not read.
     pub fn input<T: bytemuck::Pod>(&mut self, name: &str) -> Result<&mut [T], RunError> {
         let parity = self.session.parity() as u64;
         let Session { plan, arenas, .. } = &mut *self.session;
@@ -641,6 +531,7 @@ impl Slot<'_> {
             landed: false,
         });
         submitted?;
+        session.filled[parity] = Some(self.entry);
         #[cfg(feature = "tracy")]
         if let Some(zones) = &mut session.zones {
             zones.submitted(info, parity);

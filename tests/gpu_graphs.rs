@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use graphc::compile::Job;
 use graphc::graph::Request;
+use graphc::model::bucket::Bucket;
+use graphc::model::embed::Runner as _;
+use graphc::model::runner::SessionRunner;
 use graphc::plan::{Plan, Step, Weight};
 use graphc::run::{Session, SessionOptions, Ticket};
 use graphc::weights::RandomWeights;
@@ -77,18 +80,21 @@ fn open(plan: &Arc<Plan>) -> Session {
     Session::open(options, Arc::clone(plan), &mut fill, &mut |_| {}).unwrap()
 }
 
-/// Inputs of forward `number`: other tokens and lengths each time.
-fn inputs(entry: usize, number: usize) -> Bytes {
+/// Tokens of forward `number`: others and of other lengths each time.
+fn sequences(entry: usize, number: usize) -> Vec<Vec<u32>> {
     let (batch, seq) = ENTRIES[entry];
-    let sequences: Vec<Vec<u32>> = (0..batch)
+    (0..batch)
         .map(|b| {
             let length = seq - (number + 3 * b) % 5;
             (0..length)
                 .map(|at| ((5 * at + 7 * number + b) % 20) as u32)
                 .collect()
         })
-        .collect();
-    support::batch(&sequences, seq)
+        .collect()
+}
+
+fn inputs(entry: usize, number: usize) -> Bytes {
+    support::batch(&sequences(entry, number), ENTRIES[entry].1)
 }
 
 fn submit(session: &mut Session, plan: &Plan, entry: usize, number: usize) -> Ticket {
@@ -199,4 +205,64 @@ fn a_plan_cut_into_submits_gives_the_same_numbers() {
     assert_eq!(grown, 2 * submits.iter().sum::<u64>());
     drop(session);
     assert_eq!(messages.all(), Vec::<String>::new());
+}
+
+/// Entries share the memory of their inputs, so positions that are written once for many batches must come back after a
+/// batch of the other entry, whatever the order.
+#[test]
+fn batches_of_two_entries_keep_their_positions() {
+    let plan = Arc::new(plan(GRAPHS[0], true, None));
+    let range = |entry: usize, name: &str| {
+        let info = &plan.entries[entry];
+        let mut tensors = info.inputs.iter().map(|id| &info.tensors[*id]);
+        tensors.find(|tensor| tensor.name == name).unwrap().range(0)
+    };
+    let (kept, other) = (range(0, "positions"), range(1, "positions"));
+    assert!(kept.contains(&other.start), "{kept:?} {other:?}");
+
+    let mut written = open(&plan);
+    let mut runner = SessionRunner::new(open(&plan));
+    let order = [0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0, 0, 0];
+    for (number, entry) in order.into_iter().enumerate() {
+        let ticket = submit(&mut written, &plan, entry, number);
+        let wanted = result(&mut written, ticket);
+        let (batch, seq) = ENTRIES[entry];
+        let bucket = Bucket {
+            batch: batch as u32,
+            seq: seq as u32,
+        };
+        let sequences = sequences(entry, number);
+        let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let flight = runner.submit(bucket, &sequences).unwrap();
+        let mut found = Vec::new();
+        let mut take = |_: usize, row: &[f32]| found.extend_from_slice(row);
+        runner.collect(flight, batch, &mut take).unwrap();
+        assert_eq!(found, wanted, "forward {number} of {order:?}");
+    }
+    assert_eq!(runner.session().messages().all(), Vec::<String>::new());
+}
+
+#[test]
+fn a_slot_comes_again_only_after_a_submit_of_the_same_entry() {
+    let plan = Arc::new(plan(GRAPHS[0], true, None));
+    let mut session = open(&plan);
+    let ids = [0, 1].map(|at: usize| session.entry(&plan.entries[at].name).unwrap());
+    let again = |session: &mut Session, entry: usize| session.begin(ids[entry]).unwrap().again();
+    let run = |session: &mut Session, entry| {
+        let ticket = submit(session, &plan, entry, 0);
+        result(session, ticket);
+    };
+    for parity in 0..2 {
+        assert!(!again(&mut session, 0), "nothing ran at parity {parity}");
+        run(&mut session, 0);
+    }
+    // Parity 0, then parity 1 after one more submit.
+    assert!(again(&mut session, 0));
+    assert!(!again(&mut session, 0), "the last slot was given up");
+    run(&mut session, 0);
+    assert!(!again(&mut session, 1), "parity 1 had the other entry");
+    run(&mut session, 1);
+    assert!(again(&mut session, 0));
+    run(&mut session, 0);
+    assert!(!again(&mut session, 0), "parity 1 had the other entry");
 }

@@ -3,6 +3,7 @@
 //! Sequence b owns the rows `b * seq ..`. `spans[b]` is its first row and its length; kernels that look across rows
 //! look within spans only, so what stands in the other rows never reaches a result. It is still valid: every row
 //! has an id of the table and a position, and a place of the batch that no sequence fills has a span of one row.
+//! Positions depend on the bucket alone, so a caller may write them once for many batches.
 
 use super::bucket::Bucket;
 

@@ -39,7 +39,10 @@ impl Runner for SessionRunner {
         let mut slot = self.session.begin(entry)?;
         // One input at a time: each borrows the slot. What the other two would hold goes nowhere.
         lay_out(bucket, sequences, slot.input("ids")?, &mut [], &mut []);
-        if let Ok(positions) = slot.input("positions") {
+        // Positions are the bucket's, whatever the sequences are.
+        if !slot.again()
+            && let Ok(positions) = slot.input("positions")
+        {
             lay_out(bucket, sequences, &mut [], positions, &mut []);
         }
         lay_out(bucket, sequences, &mut [], &mut [], slot.input("spans")?);
