@@ -25,7 +25,7 @@ use petgraph::graph::DiGraph;
 use crate::dtype::DType;
 use crate::expr::Value;
 use crate::ids::{Id, IdVec, PassId, ValueId};
-use crate::kernel::{Access, Binding};
+use crate::kernel::{Access, Binding, Given, Manifest};
 use crate::span::Span;
 
 pub use check::check;
@@ -191,6 +191,21 @@ impl Graph {
     /// The value that owns the bytes of `value`: itself unless it is a view.
     pub fn root(&self, value: ValueId) -> ValueId {
         self.values[value].view.map_or(value, |(root, _)| root)
+    }
+
+    /// What these values, one for each port of a kernel, give a pass to bind it by.
+    fn given(&self, manifest: &Manifest, values: &[Option<ValueId>]) -> Vec<Given> {
+        let ports = manifest.ports.iter().zip(values);
+        ports
+            .map(|(port, value)| match value {
+                None => Given::Unbound,
+                Some(_) if !port.access.reads() => Given::Written,
+                Some(value) => {
+                    let info = &self.values[*value];
+                    Given::Read(info.dtype, info.shape.clone())
+                }
+            })
+            .collect()
     }
 
     /// Who must come after whom: an edge from each pass to every pass that depends on it. Values are compared

@@ -18,7 +18,7 @@ use crate::codes::plan as codes;
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::expr::Value;
 use crate::ids::{IdVec, ValueId};
-use crate::kernel::{Given, Library, Manifest, ShapeItem, Split, bind};
+use crate::kernel::{Library, Manifest, ShapeItem, Split, bind};
 
 /// Ranges start at multiples of this many rows where they can, so that tiles and pairs of rows stay whole.
 const ROWS: u64 = 64;
@@ -177,19 +177,7 @@ impl Splitter {
             / all;
         set.insert(split.of.clone(), int(total));
         set.insert(split.at.clone(), int(at));
-        let given: Vec<Given> = manifest
-            .ports
-            .iter()
-            .zip(&values)
-            .map(|(port, value)| match value {
-                None => Given::Unbound,
-                Some(_) if !port.access.reads() => Given::Written,
-                Some(value) => Given::Read(
-                    self.graph.values[*value].dtype,
-                    self.graph.values[*value].shape.clone(),
-                ),
-            })
-            .collect();
+        let given = self.graph.given(manifest, &values);
         let types = pass.binding.types.clone();
         let binding = bind(manifest, &given, &set, &types, &|name| {
             types.get(name).copied()

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use graphc::model::chat::{ChatError, ChatTemplate, Message};
 use graphc::model::detokenize::Detokenizer;
 use graphc::model::generate::{
-    Event, Finish, GenerateError, Report, Sampling, Sequence, check, generate,
+    Event, Finish, GenerateError, Report, Sampling, Sequence, Shape, check, generate,
 };
+use graphc::model::generate_runner::GenerateRunner;
 use graphc::model::text_tokenizer::{Special, TextTokenizer};
 use graphc::model::texts::Texts;
 use graphc::plan::place;
@@ -155,6 +156,24 @@ impl Work {
             .encode(text, Special::Parsed, !spelled, self.language.rows)
             .map_err(|error| Failure::coded(error.code(), &error))
     }
+
+    /// Continues these sequences, on standard output if `print`.
+    fn write(
+        &self,
+        runner: &mut GenerateRunner,
+        shape: &Shape,
+        sequences: &[Sequence],
+        interrupted: &AtomicBool,
+        print: bool,
+    ) -> Result<(Report, Vec<Row<'_>>), Failure> {
+        let mut texts = Writer::new(self.tokenizer(), sequences.len(), print);
+        let stops = self.tokenizer().stops();
+        let report = generate(runner, shape, sequences, stops, interrupted, &mut |event| {
+            texts.take(event)
+        });
+        texts.end_line()?;
+        Ok((report.map_err(failure)?, texts.rows))
+    }
 }
 
 /// The prompts that the flags name.
@@ -249,20 +268,9 @@ fn once(work: &Work, prompts: Vec<String>, args: &Args, context: &Context) -> Re
     let (mut runner, times) = work.language.runner(&shape, context)?;
     let loaded = work.start.elapsed();
     let interrupted = interruption();
-    let mut texts = Writer::new(work.tokenizer(), sequences.len(), !args.json);
-    let stops = work.tokenizer().stops();
-    let report = generate(
-        &mut runner,
-        &shape,
-        &sequences,
-        stops,
-        &interrupted,
-        &mut |event| texts.take(event),
-    );
-    texts.end_line()?;
-    let report = report.map_err(failure)?;
+    let (report, texts) = work.write(&mut runner, &shape, &sequences, &interrupted, !args.json)?;
     if args.json {
-        let rows = sequences.iter().zip(&prompts).zip(&texts.rows);
+        let rows = sequences.iter().zip(&prompts).zip(&texts);
         let rows: Vec<_> = rows
             .map(|((sequence, prompt), row)| {
                 json!({
@@ -289,7 +297,7 @@ fn once(work: &Work, prompts: Vec<String>, args: &Args, context: &Context) -> Re
         });
         output::print(&format!("{all:#}\n"))?;
     }
-    for (row, number) in texts.rows.iter().zip(1..) {
+    for (row, number) in texts.iter().zip(1..) {
         if row.finish == Some(Finish::ContextFull) {
             let of = if sequences.len() > 1 {
                 format!("text {number} ")
@@ -455,19 +463,9 @@ fn talk(work: &Work, args: &Args, context: &Context) -> Result<(), Failure> {
             max_tokens: args.max_tokens,
             sampling: sampling(args, turn),
         }];
-        let mut texts = Writer::new(work.tokenizer(), 1, true);
-        let stops = work.tokenizer().stops();
-        let report = generate(
-            &mut runner,
-            &shape,
-            &sequences,
-            stops,
-            &interrupted,
-            &mut |event| texts.take(event),
-        );
-        texts.end_line()?;
-        let report = report.map_err(failure)?;
-        let Some(row) = texts.rows.pop() else { break };
+        let (report, mut texts) =
+            work.write(&mut runner, &shape, &sequences, &interrupted, true)?;
+        let Some(row) = texts.pop() else { break };
         cache = sequences
             .into_iter()
             .flat_map(|sequence| sequence.prompt)

@@ -249,19 +249,7 @@ impl<'a> Rewriter<'a> {
             .map(|id| (&self.graph.passes[*id], *id));
         let values = self.ports(rule, found, manifest, kept)?;
         let set = self.options(rule, found, manifest, kept.map(|(pass, _)| pass))?;
-        let given: Vec<Given> = manifest
-            .ports
-            .iter()
-            .zip(&values)
-            .map(|(port, value)| match value {
-                None => Given::Unbound,
-                Some(_) if !port.access.reads() => Given::Written,
-                Some(value) => Given::Read(
-                    self.graph.values[*value].dtype,
-                    self.graph.values[*value].shape.clone(),
-                ),
-            })
-            .collect();
+        let given = self.graph.given(manifest, &values);
         // What a port now reads decides its type variable: the rule may have put another value there.
         let read = |name: &String| {
             let mut ports = manifest.ports.iter().zip(&given);
