@@ -6,7 +6,7 @@
 // shared memory in chunks of CHUNK, so that any head_dim fits.
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#if A_F16 || C_F16
+#if A_F16 || C_F16 || C_INT8
 #extension GL_EXT_shader_16bit_storage : require
 #endif
 #include "include/storage.glsl"
@@ -30,13 +30,22 @@ shared uint row_end[TILE_Q];
 shared uint tile_start;
 shared uint tile_end;
 
+#define QUERY(i) float(q[i])
+#if C_INT8
+#define KEY(i) (float(bitfieldExtract(int(k_cache[(i) / 4]), int((i) % 4 * 8), 8)) * k_scale_of(i))
+#define VALUE(i) (float(bitfieldExtract(int(v_cache[(i) / 4]), int((i) % 4 * 8), 8)) * v_scale_of(i))
+#else
+#define KEY(i) float(k_cache[i])
+#define VALUE(i) float(v_cache[i])
+#endif
+
 // Columns CHUNK * c .. of rows `first ..` (which begin at `base` and are `stride` apart), zeros past row `end` or column D.
 #define LOAD_CHUNK(tile, source, count, base, stride, first, end, c) \
     for (uint e = gl_LocalInvocationID.x; e < (count) * CHUNK; e += LOCAL_X) { \
         uint r = e / CHUNK; \
         uint d = (c) * CHUNK + e % CHUNK; \
         bool inside = (first) + r < (end) && d < D; \
-        tile[r * (CHUNK + 1) + e % CHUNK] = inside ? float(source[(base) + ((first) + r) * (stride) + d]) : 0.0; \
+        tile[r * (CHUNK + 1) + e % CHUNK] = inside ? source((base) + ((first) + r) * (stride) + d) : 0.0; \
     }
 
 void main() {
@@ -85,9 +94,9 @@ void main() {
         for (uint c = 0; c < CHUNKS; c++) {
             barrier();
             if (CHUNKS > 1 || k0 == from) {
-                LOAD_CHUNK(tile_q, q, TILE_Q, q_base, OPT_HEADS * D, q0, rows, c)
+                LOAD_CHUNK(tile_q, QUERY, TILE_Q, q_base, OPT_HEADS * D, q0, rows, c)
             }
-            LOAD_CHUNK(tile_kv, k_cache, TILE_K, kv_base, D, k0, to, c)
+            LOAD_CHUNK(tile_kv, KEY, TILE_K, kv_base, D, k0, to, c)
             barrier();
             for (uint d = 0; d < CHUNK; d++) {
                 vec4 k4;
@@ -132,7 +141,7 @@ void main() {
 
         [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
             barrier();
-            LOAD_CHUNK(tile_kv, v_cache, TILE_K, kv_base, D, k0, to, c)
+            LOAD_CHUNK(tile_kv, VALUE, TILE_K, kv_base, D, k0, to, c)
             barrier();
             [[unroll]] for (uint i = 0; i < 4; i++) {
                 o[c][i] *= row_decay[my_q + i];

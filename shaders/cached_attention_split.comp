@@ -7,7 +7,7 @@
 // memory. Every team has a maximum, a sum and an output of its own until the end.
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#if A_F16 || C_F16
+#if A_F16 || C_F16 || C_INT8
 #extension GL_EXT_shader_16bit_storage : require
 #endif
 #include "include/storage.glsl"
@@ -41,12 +41,20 @@ shared vec2 head_sums[GROUP];
 
 // Eight elements as they are stored, and as numbers.
 #define EIGHT_C uvec4[VEC_C]
-#if VEC_C == 1
-#define LOAD_C(from, at) EIGHT_C(from[(at) / 8])
+#if C_INT8
+// Two words and their scale.
+#define LOAD_K(at) EIGHT_C(uvec4(k_cache[(at) / 8], floatBitsToUint(k_scale_of(at)), 0))
+#define LOAD_V(at) EIGHT_C(uvec4(v_cache[(at) / 8], floatBitsToUint(v_scale_of(at)), 0))
+#define LOW_C(v) (int8_values(v[0].x) * uintBitsToFloat(v[0].z))
+#define HIGH_C(v) (int8_values(v[0].y) * uintBitsToFloat(v[0].z))
+#elif VEC_C == 1
+#define LOAD_K(at) EIGHT_C(k_cache[(at) / 8])
+#define LOAD_V(at) EIGHT_C(v_cache[(at) / 8])
 #define LOW_C(v) vec4(unpackHalf2x16(v[0].x), unpackHalf2x16(v[0].y))
 #define HIGH_C(v) vec4(unpackHalf2x16(v[0].z), unpackHalf2x16(v[0].w))
 #else
-#define LOAD_C(from, at) EIGHT_C(from[(at) / 4], from[(at) / 4 + 1])
+#define LOAD_K(at) EIGHT_C(k_cache[(at) / 4], k_cache[(at) / 4 + 1])
+#define LOAD_V(at) EIGHT_C(v_cache[(at) / 4], v_cache[(at) / 4 + 1])
 #define LOW_C(v) uintBitsToFloat(v[0])
 #define HIGH_C(v) uintBitsToFloat(v[1])
 #endif
@@ -85,7 +93,7 @@ void main() {
     EIGHT_C k[DEPTH];
     EIGHT_C v[DEPTH];
     [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-        k[u] = LOAD_C(k_cache, PLACE(from, u));
+        k[u] = LOAD_K(PLACE(from, u));
     }
     vec4 my_q[GROUP][2];
     [[unroll]] for (uint h = 0; h < GROUP; h++) {
@@ -100,7 +108,7 @@ void main() {
 #endif
     }
     [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-        v[u] = LOAD_C(v_cache, PLACE(from, u));
+        v[u] = LOAD_V(PLACE(from, u));
     }
     vec4 o[GROUP][2];
     float peak[GROUP];
@@ -126,7 +134,7 @@ void main() {
         bool more = k0 + TILE < to;
         if (more) {
             [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                k[u] = LOAD_C(k_cache, PLACE(k0 + TILE, u));
+                k[u] = LOAD_K(PLACE(k0 + TILE, u));
             }
         }
         barrier();
@@ -167,7 +175,7 @@ void main() {
         }
         if (more) {
             [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                v[u] = LOAD_C(v_cache, PLACE(k0 + TILE, u));
+                v[u] = LOAD_V(PLACE(k0 + TILE, u));
             }
         }
     }

@@ -1,7 +1,8 @@
-// One head of one row a workgroup, one adjacent pair an invocation: norm, rotation, and the place that it goes to.
+// One head of one row a workgroup, one adjacent pair an invocation: norm, rotation, and the place that it goes to. In an
+// int8 cache neighbours share a scale, so there a head is finished in shared memory first.
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#if A_F16 || C_F16
+#if A_F16 || C_F16 || C_INT8
 #extension GL_EXT_shader_16bit_storage : require
 #endif
 #include "include/storage.glsl"
@@ -25,14 +26,58 @@ layout(binding = BIND_K_NORM) readonly buffer In4 { float k_norm[]; };
 #if HAS_ROPE_FACTORS
 layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; };
 #endif
+#if C_INT8
+#include "include/block_formats.glsl"
+layout(binding = BIND_K_CACHE) buffer State0 { uint k_cache[]; };
+layout(binding = BIND_V_CACHE) buffer State1 { uint v_cache[]; };
+layout(binding = BIND_K_CACHE) buffer State0Shared { float16_t k_scale[]; };
+layout(binding = BIND_V_CACHE) buffer State1Shared { float16_t v_scale[]; };
+#else
 layout(binding = BIND_K_CACHE) buffer State0 { C k_cache[]; };
 layout(binding = BIND_V_CACHE) buffer State1 { C v_cache[]; };
+#endif
 layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
-// `rows` of each sequence.
-layout(push_constant) uniform Push { uint rows, ctx; float theta, rope_scale, eps; };
+// `rows` of each sequence; `places` of the cache in all.
+layout(push_constant) uniform Push { uint rows, ctx, places; float theta, rope_scale, eps; };
 
 const uint D = OPT_HEAD_DIM;
 const uint NONE = 0xffffffffu;
+
+#if C_INT8
+shared float finished[D];
+
+// The head in shared memory goes to its place, a word an invocation.
+void store(uint place, bool is_k) {
+    barrier();
+    for (uint word = gl_LocalInvocationID.x; word < D / 4; word += WIDTH) {
+        uint group = word / 8 * 32;
+        float largest = 0.0;
+        bool finite = true;
+        for (uint e = 0; e < 32; e++) {
+            float size = abs(finished[group + e]);
+            finite = finite && size <= 3.4028234e38;
+            largest = max(largest, size);
+        }
+        float scale = int8_scale(largest, finite);
+        vec4 values;
+        [[unroll]] for (uint e = 0; e < 4; e++) {
+            values[e] = finished[4 * word + e];
+        }
+        uint bits = int8_word(values, scale);
+        uint shared_at = int8_group(places * D, place + group);
+        if (is_k) {
+            k_cache[place / 4 + word] = bits;
+        } else {
+            v_cache[place / 4 + word] = bits;
+        }
+        if (word % 8 == 0 && is_k) {
+            k_scale[shared_at] = float16_t(scale);
+        } else if (word % 8 == 0) {
+            v_scale[shared_at] = float16_t(scale);
+        }
+    }
+}
+#endif
 
 void main() {
     uint head = gl_WorkGroupID.x;
@@ -82,6 +127,10 @@ void main() {
             y[to] = A(pair.x);
             y[to + 1] = A(pair.y);
         } else if (position < ctx) {
+#if C_INT8
+            finished[c] = pair.x;
+            finished[c + 1] = pair.y;
+#else
             if (is_k) {
                 k_cache[place + c] = C(pair.x);
                 k_cache[place + c + 1] = C(pair.y);
@@ -89,6 +138,12 @@ void main() {
                 v_cache[place + c] = C(pair.x);
                 v_cache[place + c + 1] = C(pair.y);
             }
+#endif
         }
     }
+#if C_INT8
+    if (!is_q && position < ctx) {
+        store(place, is_k);
+    }
+#endif
 }

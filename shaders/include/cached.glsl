@@ -6,7 +6,19 @@ layout(binding = BIND_Q) readonly buffer In0 { A q[]; };
 #endif
 layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
 layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
+#if C_INT8
+#include "block_formats.glsl"
 #ifdef VEC_C
+// Eight elements in one load.
+layout(binding = BIND_K_CACHE) readonly buffer In3 { uvec2 k_cache[]; };
+layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec2 v_cache[]; };
+#else
+layout(binding = BIND_K_CACHE) readonly buffer In3 { uint k_cache[]; };
+layout(binding = BIND_V_CACHE) readonly buffer In4 { uint v_cache[]; };
+#endif
+layout(binding = BIND_K_CACHE) readonly buffer In3Shared { float16_t k_scale[]; };
+layout(binding = BIND_V_CACHE) readonly buffer In4Shared { float16_t v_scale[]; };
+#elif defined(VEC_C)
 // Eight elements in one 16-byte load, or in two.
 layout(binding = BIND_K_CACHE) readonly buffer In3 { uvec4 k_cache[]; };
 layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec4 v_cache[]; };
@@ -19,12 +31,22 @@ layout(binding = BIND_Y) writeonly buffer Out { uvec4 y[]; };
 #else
 layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
 #endif
-// `rows` of each sequence.
-layout(push_constant) uniform Push { uint rows, ctx, splits; float scale, softcap; };
+// `rows` of each sequence; `places` of the cache in all.
+layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap; };
 
 const uint D = OPT_HEAD_DIM;
 const uint NONE = 0xffffffffu;
 const float LOG2_E = 1.4426950408889634;
+
+#if C_INT8
+float k_scale_of(uint element) {
+    return float(k_scale[int8_group(places * D, element)]);
+}
+
+float v_scale_of(uint element) {
+    return float(v_scale[int8_group(places * D, element)]);
+}
+#endif
 
 // First place that a row at `position` sees, and the one after its last; empty for a dead row.
 uvec2 seen(uint position) {

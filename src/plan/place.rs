@@ -148,7 +148,7 @@ pub(super) fn too_little(
     };
     let state = sum(arenas.iter().filter(|arena| arena.kind == ArenaKind::State));
     let weights = weight_bytes(arenas);
-    let state_help = "the caches are the state: a shorter context (`--ctx N`, `--set ctx=N`), fewer sequences at once or caches in f16 (`--kv f16`) make them smaller";
+    let state_help = "the caches are the state: a shorter context (`--ctx N`, `--set ctx=N`), fewer sequences at once or caches in int8 (`--kv int8`) make them smaller";
     let weights_help = "`--weights int8` or `--weights int4` makes the weights smaller";
     let rest_help = "entries with fewer rows need fewer transients";
     let largest = if !without_weights && weights >= state {

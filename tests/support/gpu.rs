@@ -201,6 +201,7 @@ impl OnDevice {
         let result = self.session.wait(ticket).unwrap();
         let outputs = entry.outputs.iter().map(|id| &entry.tensors[*id]);
         let bytes = outputs.map(|tensor| match tensor.dtype.bytes() {
+            1 => result.tensor::<u8>(&tensor.name).unwrap().to_vec(),
             2 => {
                 let words = result.tensor::<u16>(&tensor.name).unwrap();
                 words.iter().flat_map(|v| v.to_le_bytes()).collect()

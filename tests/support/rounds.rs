@@ -60,7 +60,7 @@ pub struct Seen {
 }
 
 const PEEK: &str = r#"Kernel(
-    name: "peek", doc: "y = x", types: { "T": ["f32", "f16", "u32"] },
+    name: "peek", doc: "y = x", types: { "T": ["f32", "f16", "u32", "int8"] },
     ports: { "x": Read(of: "T", shape: ["n..."]), "y": Write(of: "T", shape: ["n..."]) },
     reference: ["y[i<n] = x[i]"], push: { "n": U32("n") },
     variants: [Variant(name: "plain", shader: "peek.comp", local_size: ["64", "1", "1"], dispatch: ["ceil(n / 64)", "1", "1"])],
@@ -71,12 +71,20 @@ const PEEK_SHADER: &str = r#"#version 460
 #extension GL_EXT_shader_16bit_storage : enable
 #include "include/storage.glsl"
 layout(local_size_x = LOCAL_X) in;
+#if T_INT8
+// Groups of 34 bytes, of which any number may be there.
+#define COUNT (n / 32 * 17)
+layout(binding = BIND_X) readonly buffer In { uint16_t x[]; };
+layout(binding = BIND_Y) writeonly buffer Out { uint16_t y[]; };
+#else
+#define COUNT n
 layout(binding = BIND_X) readonly buffer In { T x[]; };
 layout(binding = BIND_Y) writeonly buffer Out { T y[]; };
+#endif
 layout(push_constant) uniform Push { uint n; };
 void main() {
     uint i = workgroup_number() * LOCAL_X + gl_LocalInvocationID.x;
-    if (i < n) {
+    if (i < COUNT) {
         y[i] = x[i];
     }
 }

@@ -35,8 +35,8 @@ pub struct LanguageArgs {
     /// Element type of the weights: what the checkpoint has, or another
     #[arg(long, value_name = "TYPE", default_value = "native", value_parser = ["native", "f32", "f16", "int8", "int4"])]
     weights: String,
-    /// Element type of the cache of keys and values
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16"])]
+    /// Element type of the cache of keys and values; int8 has a scale for every 32 elements of a head
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
     kv: String,
     /// Decode steps of a submit [default: chosen for the device]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
