@@ -26,23 +26,6 @@ uvec4 query(uint r, uint d8) {
 }
 
 // Zeros past the last place: weights there are zero, and zero times what is there must be zero too.
-#if C_INT8
-uvec4 pack(vec4 a, vec4 b);
-
-uvec4 eight(uvec2 words, float scale) {
-    return pack(int8_values(words.x) * scale, int8_values(words.y) * scale);
-}
-
-uvec4 key(uint j, uint d8) {
-    uint at = kv_at + j * (D / 8) + d8;
-    return j < tile_end ? eight(k_cache[at], k_scale_of(8 * at)) : uvec4(0);
-}
-
-uvec4 value(uint j, uint d8) {
-    uint at = kv_at + j * (D / 8) + d8;
-    return j < tile_end ? eight(v_cache[at], v_scale_of(8 * at)) : uvec4(0);
-}
-#else
 uvec4 key(uint j, uint d8) {
     return j < tile_end ? k_cache[kv_at + j * (D / 8) + d8] : uvec4(0);
 }
@@ -50,7 +33,6 @@ uvec4 key(uint j, uint d8) {
 uvec4 value(uint j, uint d8) {
     return j < tile_end ? v_cache[kv_at + j * (D / 8) + d8] : uvec4(0);
 }
-#endif
 
 bool sees(uint r, uint j) {
     return j >= mine.x && j < mine.y;

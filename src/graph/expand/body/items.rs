@@ -323,6 +323,7 @@ fn check_bytes(declared: &Declared, shape: &[Name]) -> Result<(), Problem> {
         );
         return Err(Diagnostic::error(codes::BAD_SIZE, message)
             .at(last.span, "")
+            .help("types without groups take rows of any length; of a language model's cache: `--kv f16`")
             .into());
     }
     match shape.first() {
