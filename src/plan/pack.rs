@@ -7,12 +7,15 @@
 //!
 //! How lifetimes are fitted into few bytes is the business of `fit`; here every kind of value gets its arenas.
 
+mod named;
+mod sizes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::device::Limits;
-use crate::diag::{Code, Diagnostic, Diagnostics};
-use crate::graph::{Class, Graph, Pass, ValueInfo};
+use crate::diag::Diagnostics;
+use crate::graph::Graph;
 use crate::ids::{ArenaId, IdVec, PassId, ValueId};
 
 use super::fit::{Item, best, bound};
@@ -256,51 +259,6 @@ impl<'a> Packer<'a> {
         self.limits.max_allocation / slots / self.alignment * self.alignment
     }
 
-    /// What a pass binds must fit one binding, and what lies somewhere must fit one allocation.
-    fn check_sizes(&mut self, graph: &Graph) {
-        for pass in &graph.passes {
-            for port in &pass.ports {
-                let info = &graph.values[port.value];
-                let limit = self.limits.max_storage_buffer_range;
-                let aligned = self.limits.min_storage_alignment.max(1);
-                if let Some((_, first)) = info
-                    .view
-                    .filter(|(_, first)| !first.is_multiple_of(aligned))
-                {
-                    self.found.push(unaligned(pass, info, first, aligned));
-                }
-                if info.bytes().is_none_or(|bytes| bytes > limit) {
-                    let message = format!(
-                        "`{}` reads or writes `{}`, {}: more than the {limit} bytes that the device binds at once",
-                        pass.path,
-                        info.name,
-                        size(info)
-                    );
-                    self.found.push(too_large("G0501", info, message));
-                }
-            }
-        }
-        for info in graph.values.iter().filter(|info| info.view.is_none()) {
-            let slots = if matches!(
-                info.class,
-                Class::Input | Class::Output | Class::Carry { .. }
-            ) {
-                2
-            } else {
-                1
-            };
-            let limit = self.capacity(slots);
-            if info.bytes().is_none_or(|bytes| bytes > limit) {
-                let message = format!(
-                    "`{}`, {}, is more than the {limit} bytes that one allocation of the device has for it",
-                    info.name,
-                    size(info)
-                );
-                self.found.push(too_large("G0502", info, message));
-            }
-        }
-    }
-
     /// The next free place; a new arena if the last one of this kind is full.
     fn take(&mut self, filling: &mut Filling, bytes: u64) -> (usize, u64) {
         let need = self.aligned(bytes);
@@ -328,135 +286,6 @@ impl<'a> Packer<'a> {
             (self.arenas.push(arena), *used)
         });
         arenas.collect()
-    }
-
-    /// Weights, state and carries: one place for each name, whatever entry uses it.
-    fn named(&mut self, graphs: &[(&Graph, &Live)], role: Role, places: &mut [Places]) {
-        let (kind, slots) = match role {
-            Role::Weight => (ArenaKind::Weight, 1),
-            Role::Carry => (ArenaKind::Carry, 2),
-            _ => (ArenaKind::State, 1),
-        };
-        let new = |kind| Filling {
-            kind,
-            slots,
-            used: Vec::new(),
-        };
-        let (mut filling, mut host) = (new(kind), new(ArenaKind::HostWeight));
-        let mut at: BTreeMap<&str, (bool, usize, u64)> = BTreeMap::new();
-        let mut first: BTreeMap<&str, &ValueInfo> = BTreeMap::new();
-        let mut order = Vec::new();
-        for (graph, live) in graphs {
-            for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
-                let info = &graph.values[*value];
-                match first.get(info.name.as_str()) {
-                    None => {
-                        let on_host = role == Role::Weight && self.to_host.contains(&info.name);
-                        let filling = if on_host { &mut host } else { &mut filling };
-                        let (index, offset) = self.take(filling, info.bytes().unwrap_or(u64::MAX));
-                        at.insert(&info.name, (on_host, index, offset));
-                        first.insert(&info.name, info);
-                        order.push(info);
-                    }
-                    Some(other) if !same(other, info) => {
-                        self.found.push(two_definitions(role, other, info))
-                    }
-                    Some(_) => {}
-                }
-            }
-        }
-        let arenas = [self.make(&filling), self.make(&host)];
-        let place = |name: &str| {
-            let (on_host, index, offset) = at[name];
-            (arenas[usize::from(on_host)][index], offset)
-        };
-        for info in order.iter().filter(|_| role == Role::Weight) {
-            let ((arena, _), offset) = place(&info.name);
-            let Some(recipe) = info.recipe.clone() else {
-                let message = format!(
-                    "weight `{}` has no recipe: nothing says how it is made",
-                    info.name
-                );
-                self.found.push(
-                    Diagnostic::error(Code("G0504"), message).at(info.origin.span, "this weight"),
-                );
-                continue;
-            };
-            let (name, dtype, shape) = (info.name.clone(), info.dtype, info.shape.clone());
-            self.weights.push(Weight {
-                name,
-                dtype,
-                shape,
-                recipe,
-                arena,
-                offset,
-            });
-        }
-        for ((graph, live), places) in graphs.iter().zip(places) {
-            for (value, _) in live.roles.iter().filter(|(_, found)| **found == role) {
-                let info = &graph.values[*value];
-                let ((arena, stride), offset) = place(&info.name);
-                let bytes = info.bytes().unwrap_or(u64::MAX);
-                let slot = if role == Role::Carry {
-                    Slot::Same { stride }
-                } else {
-                    Slot::Fixed
-                };
-                places.insert(
-                    *value,
-                    Place {
-                        role,
-                        arena,
-                        offset,
-                        bytes,
-                        slot,
-                    },
-                );
-                if let Class::Carry { next } = info.class {
-                    if graph.values[next].bytes() != info.bytes() {
-                        self.found
-                            .push(two_definitions(role, info, &graph.values[next]));
-                    }
-                    let slot = Slot::Other { stride };
-                    places.insert(
-                        next,
-                        Place {
-                            role: Role::CarryNext,
-                            arena,
-                            offset,
-                            bytes,
-                            slot,
-                        },
-                    );
-                }
-            }
-        }
-        self.check_carries(graphs, role, &first);
-    }
-
-    /// The parity turns with every submit, so an entry that left a carry alone would hand on the older slot.
-    fn check_carries(
-        &mut self,
-        graphs: &[(&Graph, &Live)],
-        role: Role,
-        all: &BTreeMap<&str, &ValueInfo>,
-    ) {
-        for (graph, live) in graphs.iter().filter(|_| role == Role::Carry) {
-            let carries = live.roles.iter().filter(|(_, found)| **found == role);
-            let names: Vec<&str> = carries
-                .map(|(value, _)| graph.values[*value].name.as_str())
-                .collect();
-            for (name, info) in all.iter().filter(|(name, _)| !names.contains(*name)) {
-                let message = format!(
-                    "entry `{}` does not hand on the carry `{name}` that another entry has",
-                    graph.entry
-                );
-                let diagnostic =
-                    Diagnostic::error(Code("G0505"), message).at(info.origin.span, "this carry");
-                self.found
-                    .push(diagnostic.help("use the carry in every entry of the graph"));
-            }
-        }
     }
 
     /// Scratch lies after nothing and before nothing that survives: its own arena, filled from the start by every
@@ -587,47 +416,4 @@ fn widen(largest: &mut Vec<u64>, used: &[u64]) {
     for (largest, used) in largest.iter_mut().zip(used) {
         *largest = (*largest).max(*used);
     }
-}
-
-fn same(a: &ValueInfo, b: &ValueInfo) -> bool {
-    a.dtype == b.dtype && a.shape == b.shape && a.recipe == b.recipe
-}
-
-fn size(info: &ValueInfo) -> String {
-    let bytes = info.bytes().map_or("more than 2^64 bytes".into(), |bytes| {
-        format!("{bytes} bytes")
-    });
-    format!("{} {:?} = {bytes}", info.dtype, info.shape)
-}
-
-fn too_large(code: &'static str, info: &ValueInfo, message: String) -> Diagnostic {
-    Diagnostic::error(Code(code), message)
-        .at(info.origin.span, "this tensor")
-        .help("compile a smaller entry (fewer rows), or for a profile with a larger limit")
-}
-
-fn unaligned(pass: &Pass, info: &ValueInfo, first: u64, aligned: u64) -> Diagnostic {
-    let message = format!(
-        "`{}` binds the view `{}`, which starts at byte {first}; the device binds at multiples of {aligned}",
-        pass.path, info.name
-    );
-    Diagnostic::error(Code("G0508"), message)
-        .at(info.origin.span, "this view")
-        .help("cut along an outer dimension, or let the kernel read the whole value")
-}
-
-fn two_definitions(role: Role, first: &ValueInfo, second: &ValueInfo) -> Diagnostic {
-    let what = match role {
-        Role::Weight => "weight",
-        Role::Carry => "carry",
-        _ => "state",
-    };
-    let message = format!(
-        "{what} `{}` is {} {:?}, but {} {:?} or made another way elsewhere; one name has one place",
-        first.name, first.dtype, first.shape, second.dtype, second.shape
-    );
-    Diagnostic::error(Code("G0504"), message)
-        .at(second.origin.span, "the second definition")
-        .at(first.origin.span, "the first definition")
-        .help("give the two different names, or the same type, sizes and recipe")
 }
