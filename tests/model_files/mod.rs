@@ -2,12 +2,13 @@
 //! have nothing but weights.
 #![allow(dead_code)]
 
+#[path = "../support/device.rs"]
+mod device;
 pub mod gguf;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use graphc::device::Limits;
 use graphc::diag::{Diagnostic, Diagnostics};
 use graphc::dtype::DType;
 use graphc::graph::Recipe;
@@ -73,21 +74,7 @@ pub fn plan(weights: Vec<Weight>) -> Plan {
     Plan {
         graph: "test".into(),
         profile: "test".into(),
-        limits: Limits {
-            max_storage_buffer_range: 1 << 27,
-            max_allocation: 1 << 31,
-            min_storage_alignment: 16,
-            max_shared_memory: 1 << 15,
-            max_invocations: 256,
-            max_workgroup_size: [256; 3],
-            max_workgroup_count: [65535; 3],
-            max_push_constants: 128,
-            max_storage_buffers: 16,
-            subgroup_size: 8,
-            compute_units: None,
-            device_memory: None,
-            all_memory: None,
-        },
+        limits: device::limits(),
         needs: BTreeSet::new(),
         source_hash: [0; 32],
         params: BTreeMap::new(),

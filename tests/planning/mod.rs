@@ -2,6 +2,9 @@
 //! pass runs a stand-in whose bindings are those of its ports.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/device.rs"]
+mod device;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use graphc::device::{DeviceProfile, Limits, Roofs};
@@ -152,29 +155,13 @@ impl Builder {
     }
 }
 
-pub fn limits() -> Limits {
-    Limits {
-        max_storage_buffer_range: 128 << 20,
-        max_allocation: 2 << 30,
-        min_storage_alignment: 16,
-        max_shared_memory: 32 << 10,
-        max_invocations: 1024,
-        max_workgroup_size: [1024; 3],
-        max_workgroup_count: [65535; 3],
-        max_push_constants: 128,
-        max_storage_buffers: 32,
-        subgroup_size: 8,
-        compute_units: None,
-        device_memory: None,
-        all_memory: None,
-    }
-}
-
+/// A device that can do little, with roofs and with limits under which small parts of values can be bound.
 pub fn profile() -> DeviceProfile {
     DeviceProfile {
-        name: "test".into(),
-        matches: "test".into(),
-        limits: limits(),
+        limits: Limits {
+            min_storage_alignment: 16,
+            ..device::limits()
+        },
         features: BTreeSet::new(),
         roofs: Roofs {
             read_bytes_per_s: Some(1e9),
@@ -183,8 +170,7 @@ pub fn profile() -> DeviceProfile {
             dependent_pass_s: Some(1e-6),
             ..Roofs::default()
         },
-        choices: BTreeMap::new(),
-        max_submit_ms: None,
+        ..device::profile()
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod decoder;
+pub mod device;
 pub mod golden;
 #[cfg(all(feature = "gpu", feature = "shaderc"))]
 pub mod gpu;
@@ -11,10 +12,9 @@ pub mod random;
 pub mod rounds;
 pub mod tiny;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use graphc::compile::Job;
-use graphc::device::{DeviceProfile, Feature, Limits, Roofs};
 use graphc::diag::Diagnostics;
 use graphc::expr::Value;
 use graphc::graph::Request;
@@ -22,6 +22,8 @@ use graphc::kernel::Library;
 use graphc::plan::Plan;
 use graphc::sources::FsSources;
 use graphc::span::SourceMap;
+
+pub use device::profile;
 
 /// The repository as sources.
 pub fn sources() -> FsSources {
@@ -38,33 +40,6 @@ pub fn library() -> Library {
 /// Ends the test with diagnostics as people see them.
 pub fn fail(errors: &Diagnostics, map: &SourceMap) -> ! {
     panic!("\n{}", errors.render(map, false))
-}
-
-/// A device with roomy limits that can store f16 and nothing else.
-pub fn profile() -> DeviceProfile {
-    DeviceProfile {
-        name: "test".into(),
-        matches: "test".into(),
-        limits: Limits {
-            max_storage_buffer_range: 1 << 27,
-            max_allocation: 1 << 31,
-            min_storage_alignment: 64,
-            max_shared_memory: 32 << 10,
-            max_invocations: 1024,
-            max_workgroup_size: [1024; 3],
-            max_workgroup_count: [65535; 3],
-            max_push_constants: 128,
-            max_storage_buffers: 16,
-            subgroup_size: 8,
-            compute_units: None,
-            device_memory: None,
-            all_memory: None,
-        },
-        features: BTreeSet::from([Feature::StorageF16]),
-        roofs: Roofs::default(),
-        choices: BTreeMap::new(),
-        max_submit_ms: None,
-    }
 }
 
 /// Compiles a graph of the repository for the interpreter: no shader is built.
