@@ -1,5 +1,8 @@
 //! Definitions: text to tree. Names stay names. Recursive descent with a depth limit; there is no backtracking, so
 //! the work is linear in the text.
+//!
+//! The operators are those of `expr`, whose parser has the same shape. They share the reading of numbers alone: names,
+//! nodes, limits and errors differ, and one descent over all of these would be a trait for forty lines.
 
 use super::{FormulaError, MAX_DEPTH, MAX_TEXT};
 use crate::expr::number;
