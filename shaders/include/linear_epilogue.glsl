@@ -59,7 +59,7 @@ vec2 turned(vec2 pair, uint row, uint column) {
 
 // Writes what follows from the products of `row` with columns `column .. column + 4`; `column` is a multiple of 4.
 void finish(uint row, uint column, vec4 acc) {
-    if (row >= m) {
+    if (row >= m || column >= n) {
         return;
     }
 #if HAS_BIAS
@@ -71,25 +71,42 @@ void finish(uint row, uint column, vec4 acc) {
     acc.xy = turned(acc.xy, row, GATES * first + column);
     acc.zw = turned(acc.zw, row, GATES * first + column + 2);
 #endif
-    [[unroll]] for (uint i = 0; i < 4; i += GATES) {
-        uint out_column = (column + i) / GATES;
-        if (out_column < n / GATES) {
+    OUT values;
+    [[unroll]] for (uint i = 0; i < OUTS; i++) {
 #if GATED
-            float value = activate(acc[i]) * acc[i + 1];
+        values[i] = activate(acc[2 * i]) * acc[2 * i + 1];
 #else
-            float value = activate(acc[i]);
+        values[i] = activate(acc[i]);
 #endif
+    }
+    uint out_column = column / GATES;
 #if HAS_K_CACHE
-            if (out_column >= width) {
-                append(row, out_column - width, value);
-                continue;
+    if (out_column + OUTS > width) {
+        [[unroll]] for (uint i = 0; i < OUTS; i++) {
+            if (out_column + i < width) {
+                before_norm[row * width + out_column + i] = S(values[i]);
+            } else if (column + i < n) {
+                append(row, out_column + i - width, values[i]);
             }
+        }
+        return;
+    }
 #endif
-            uint at = row * width + first + out_column;
+    uint at = row * width + first + out_column;
+    // One access for the whole vector where every vector of y stands on its own boundary.
+    if ((width | first | n / GATES) % OUTS == 0) {
 #if HAS_RESIDUAL
-            value += float(residual[at]);
+        values += OUT(residual_vectors[at / OUTS]);
 #endif
-            before_norm[at] = S(value);
+        before_norm_vectors[at / OUTS] = OUT_S(values);
+        return;
+    }
+    [[unroll]] for (uint i = 0; i < OUTS; i++) {
+        if (out_column + i < n / GATES) {
+#if HAS_RESIDUAL
+            values[i] += float(residual[at + i]);
+#endif
+            before_norm[at + i] = S(values[i]);
         }
     }
 }

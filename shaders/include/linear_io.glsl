@@ -14,6 +14,21 @@
 #define GATES 1
 #endif
 #define W_BLOCKS (W_INT8 || W_INT4)
+// What comes of four neighbouring columns: four, or two where each takes a pair.
+#if GATED
+#define OUTS 2
+#define OUT vec2
+#define OUT_F16 f16vec2
+#else
+#define OUTS 4
+#define OUT vec4
+#define OUT_F16 f16vec4
+#endif
+#if S_F16
+#define OUT_S OUT_F16
+#else
+#define OUT_S OUT
+#endif
 
 // VEC is what x and w are read by: 8 elements, 4, or single ones. W_BY_16_BYTES is for w alone.
 #if VEC == 8
@@ -72,6 +87,7 @@ layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; 
 #endif
 #if HAS_RESIDUAL
 layout(binding = BIND_RESIDUAL) readonly buffer In6 { S residual[]; };
+layout(binding = BIND_RESIDUAL) readonly buffer In6Vectors { OUT_S residual_vectors[]; };
 #endif
 #if HAS_K_CACHE
 layout(binding = BIND_SLOTS) readonly buffer In7 { uint slots[]; };
@@ -80,21 +96,29 @@ layout(binding = BIND_V_CACHE) writeonly buffer State1 { C v_cache[]; };
 #endif
 #if HAS_NORM_WEIGHT
 layout(binding = BIND_NORM_WEIGHT) readonly buffer In8 { float norm_weight[]; };
+layout(binding = BIND_NORM_WEIGHT) readonly buffer In8Vectors { OUT norm_weight_vectors[]; };
 #if HAS_NORM_BIAS
 layout(binding = BIND_NORM_BIAS) readonly buffer In9 { float norm_bias[]; };
+layout(binding = BIND_NORM_BIAS) readonly buffer In9Vectors { OUT norm_bias_vectors[]; };
 #endif
 // Rows are finished by another workgroup than the ones that wrote them: coherent makes those writes meet in memory.
 #if HAS_SUM
 layout(binding = BIND_SUM) coherent buffer Out0 { S before_norm[]; };
+layout(binding = BIND_SUM) coherent buffer Out0Vectors { OUT_S before_norm_vectors[]; };
 layout(binding = BIND_Y) writeonly buffer Out1 { S y[]; };
+layout(binding = BIND_Y) writeonly buffer Out1Vectors { OUT_S y_vectors[]; };
 #else
 layout(binding = BIND_Y) coherent buffer Out1 { S y[]; };
+layout(binding = BIND_Y) coherent buffer Out1Vectors { OUT_S y_vectors[]; };
 #define before_norm y
+#define before_norm_vectors y_vectors
 #endif
 layout(binding = BIND_COUNTERS) coherent buffer Scratch { uint counters[]; };
 #else
 layout(binding = BIND_Y) writeonly buffer Out1 { S y[]; };
+layout(binding = BIND_Y) writeonly buffer Out1Vectors { OUT_S y_vectors[]; };
 #define before_norm y
+#define before_norm_vectors y_vectors
 #endif
 // `first` is the column of y that the first column of this pass goes to.
 layout(push_constant) uniform Push {

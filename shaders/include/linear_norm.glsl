@@ -35,7 +35,42 @@ float team_sum(float value) {
     return team_sums[t - lane];
 }
 #endif
-const uint ROW_ITEMS = (N_OUT + TEAM - 1) / TEAM;
+// A row is read by whole vectors where its length allows, and several rows are on their way at once: the last workgroup
+// works alone, so that it waits for memory and for nothing else.
+#if N_OUT % OUTS == 0
+#define ITEM OUT
+#define ITEM_S OUT_S
+#define ITEMS_OF(name) name##_vectors
+const uint PER_ITEM = OUTS;
+#else
+#define ITEM float
+#define ITEM_S S
+#define ITEMS_OF(name) name
+const uint PER_ITEM = 1;
+#endif
+const uint N_ITEMS = N_OUT / PER_ITEM;
+const uint ROW_ITEMS = (N_ITEMS + TEAM - 1) / TEAM;
+const uint ROWS_AT_ONCE = clamp(12 / ROW_ITEMS, 1, 4);
+
+float total_of(float item) {
+    return item;
+}
+
+float total_of(vec2 item) {
+    return item.x + item.y;
+}
+
+float total_of(vec4 item) {
+    return total_of(item.xy) + total_of(item.zw);
+}
+
+ITEM norm_shift(uint j) {
+#if HAS_NORM_BIAS
+    return ITEMS_OF(norm_bias)[j];
+#else
+    return ITEM(0.0);
+#endif
+}
 
 // Normalises rows `first .. first + count` if this workgroup is the last of `arrivals` to finish writing them.
 void finish_rows(uint block, uint first, uint count, uint arrivals) {
@@ -49,46 +84,37 @@ void finish_rows(uint block, uint first, uint count, uint arrivals) {
         return;
     }
     memoryBarrierBuffer();
-    const uint n_out = N_OUT;
     uint lane = MY_LANE;
     uint team = MY_TEAM;
-    // The same columns for every row of this invocation.
-    float gain[ROW_ITEMS];
-    float shift[ROW_ITEMS];
-    [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
-        uint j = min(i * TEAM + lane, n_out - 1);
-        gain[i] = norm_weight[j];
-#if HAS_NORM_BIAS
-        shift[i] = norm_bias[j];
-#else
-        shift[i] = 0.0;
-#endif
-    }
-    for (uint r0 = 0; r0 < count; r0 += TEAMS) {
-        uint r = r0 + team;
-        uint row = min(first + r, m - 1);
-        // The row goes into registers with all of its loads in flight at once.
-        float items[ROW_ITEMS];
-        float total = 0.0;
-        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
-            uint j = i * TEAM + lane;
-            items[i] = j < n_out ? float(before_norm[row * n_out + j]) : 0.0;
-        }
-        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
-            total += items[i];
-        }
-        float mean = team_sum(total) / float(n_out);
-        float squares = 0.0;
-        [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
-            float d = i * TEAM + lane < n_out ? items[i] - mean : 0.0;
-            squares += d * d;
-        }
-        float scale = inversesqrt(team_sum(squares) / float(n_out) + eps);
-        if (team < TEAMS && r < count && first + r < m) {
+    for (uint r0 = 0; r0 < count; r0 += TEAMS * ROWS_AT_ONCE) {
+        ITEM items[ROWS_AT_ONCE][ROW_ITEMS];
+        [[unroll]] for (uint a = 0; a < ROWS_AT_ONCE; a++) {
+            uint row = min(first + r0 + a * TEAMS + team, m - 1);
             [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
                 uint j = i * TEAM + lane;
-                if (j < n_out) {
-                    y[row * n_out + j] = S((items[i] - mean) * scale * gain[i] + shift[i]);
+                items[a][i] = j < N_ITEMS ? ITEM(ITEMS_OF(before_norm)[row * N_ITEMS + j]) : ITEM(0.0);
+            }
+        }
+        [[unroll]] for (uint a = 0; a < ROWS_AT_ONCE; a++) {
+            uint r = r0 + a * TEAMS + team;
+            ITEM total = ITEM(0.0);
+            [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+                total += items[a][i];
+            }
+            float mean = team_sum(total_of(total)) / float(N_OUT);
+            ITEM squares = ITEM(0.0);
+            [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+                ITEM d = i * TEAM + lane < N_ITEMS ? items[a][i] - mean : ITEM(0.0);
+                squares += d * d;
+            }
+            float scale = inversesqrt(team_sum(total_of(squares)) / float(N_OUT) + eps);
+            if (team < TEAMS && r < count && first + r < m) {
+                [[unroll]] for (uint i = 0; i < ROW_ITEMS; i++) {
+                    uint j = i * TEAM + lane;
+                    if (j < N_ITEMS) {
+                        ITEMS_OF(y)[(first + r) * N_ITEMS + j] =
+                            ITEM_S((items[a][i] - mean) * scale * ITEMS_OF(norm_weight)[j] + norm_shift(j));
+                    }
                 }
             }
         }

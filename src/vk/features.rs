@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ash::{ext, khr, vk};
+use ash::{ext, khr, nv, vk};
 
 use crate::device::{Feature, Limits};
 
@@ -96,6 +96,7 @@ pub(crate) fn probe(
     let mut subgroup = vk::PhysicalDeviceSubgroupProperties::default();
     let mut sizes = vk::PhysicalDeviceSubgroupSizeControlProperties::default();
     let mut maintenance3 = vk::PhysicalDeviceMaintenance3Properties::default();
+    let mut multiprocessors = vk::PhysicalDeviceShaderSMBuiltinsPropertiesNV::default();
     // SAFETY (for all calls below): `physical` comes from `instance`; the chained structures live until the
     // calls return. Structures of a version that the device does not know are left as they are.
     let basic = unsafe { instance.get_physical_device_properties(physical) };
@@ -106,6 +107,10 @@ pub(crate) fn probe(
         .push_next(&mut subgroup)
         .push_next(&mut sizes)
         .push_next(&mut maintenance3);
+    let counts = has_extension(instance, physical, nv::shader_sm_builtins::NAME);
+    if counts {
+        properties = properties.push_next(&mut multiprocessors);
+    }
     unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
 
     let mut v11 = vk::PhysicalDeviceVulkan11Features::default();
@@ -171,11 +176,14 @@ pub(crate) fn probe(
         }
     }
     Support {
-        limits: limits(
-            &basic.limits,
-            maintenance3.max_memory_allocation_size,
-            subgroup_size,
-        ),
+        limits: Limits {
+            compute_units: counts.then_some(multiprocessors.shader_sm_count),
+            ..limits(
+                &basic.limits,
+                maintenance3.max_memory_allocation_size,
+                subgroup_size,
+            )
+        },
         capabilities: capabilities(&enable, operations),
         features,
         lacks,

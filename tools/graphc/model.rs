@@ -317,20 +317,9 @@ pub fn graph_of(metadata: &ModelMetadata, sources: &FsSources) -> Result<String,
 
 /// The device's own limits and features with the roofs and choices of the profile that describes it, if one does.
 pub fn tuned(info: &DeviceInfo, sources: &FsSources) -> Result<DeviceProfile, Failure> {
-    let mut profile = info.profile.clone();
-    for name in graphc::profile::names(sources) {
-        let mut map = SourceMap::default();
-        let shipped = graphc::profile::load(&name, sources, &mut map)
-            .map_err(|found| Failure::Diagnosed(found, map))?;
-        if info.name.contains(&shipped.matches) {
-            profile.name = shipped.name;
-            profile.roofs = shipped.roofs;
-            profile.choices = shipped.choices;
-            profile.max_submit_ms = shipped.max_submit_ms;
-            break;
-        }
-    }
-    Ok(profile)
+    let mut map = SourceMap::default();
+    graphc::profile::tune(info.profile.clone(), sources, &mut map)
+        .map_err(|found| Failure::Diagnosed(found, map))
 }
 
 fn diagnosed(diagnostic: graphc::diag::Diagnostic) -> Failure {
