@@ -94,18 +94,10 @@ pub fn select(
         profile,
         env: device_environment(manifest, binding, profile),
     };
-    if let Some(name) = forced {
-        let variant = selector.variant(name, "the variant asked for")?;
-        return selector
-            .instance(variant, &BTreeMap::new())
-            .map_err(|reason| {
-                let message = format!(
-                    "kernel `{}` cannot run as variant `{name}`: {reason}",
-                    manifest.name
-                );
-                Diagnostic::error(code::BAD_CHOICE, message)
-            });
-    }
+    let forced = match forced {
+        Some(name) => Some(selector.variant(name, "the variant asked for")?),
+        None => None,
+    };
     for choice in profile.choices.get(&manifest.name).into_iter().flatten() {
         if !selector.holds(choice.when.as_deref())? {
             continue;
@@ -115,9 +107,23 @@ pub fn select(
             &format!("the choice of profile `{}`", profile.name),
         )?;
         selector.known_constants(variant, &choice.spec)?;
+        if forced.is_some_and(|forced| forced.name != variant.name) {
+            continue;
+        }
         if let Ok(selected) = selector.instance(variant, &choice.spec) {
             return Ok(selected);
         }
+    }
+    if let Some(variant) = forced {
+        return selector
+            .instance(variant, &BTreeMap::new())
+            .map_err(|reason| {
+                let message = format!(
+                    "kernel `{}` cannot run as variant `{}`: {reason}",
+                    manifest.name, variant.name
+                );
+                Diagnostic::error(code::BAD_CHOICE, message)
+            });
     }
     let mut order: Vec<&Variant> = manifest.variants.iter().collect();
     order.sort_by_key(|variant| std::cmp::Reverse(variant.prefer));
