@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::codes::plan as codes;
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::{Class, Graph, PortUse};
 use crate::ids::{Id, PassId, ValueId};
@@ -250,7 +251,7 @@ fn output_not_written(graph: &Graph, output: ValueId, role: Option<Role>) -> Dia
         info.name,
         describe(role)
     );
-    Diagnostic::error(crate::diag::Code("G0503"), what)
+    Diagnostic::error(codes::UNWRITTEN_OUTPUT, what)
         .at(info.origin.span, "this value")
         .help("copy it with a pass, or read it where it comes from")
 }
@@ -268,7 +269,7 @@ fn carry_not_written(
         next.name,
         describe(role)
     );
-    Diagnostic::error(crate::diag::Code("G0505"), what)
+    Diagnostic::error(codes::CARRY_LOST, what)
         .at(carry.origin.span, "this carry")
         .at(next.origin.span, "the value for the next submit")
         .help("let a pass write the next value, whole and for this carry alone")

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::codes::plan as codes;
 use crate::device::{DeviceProfile, Feature};
-use crate::diag::{Code, Diagnostic, Diagnostics};
+use crate::diag::{Diagnostic, Diagnostics};
 use crate::expr::Value;
 use crate::graph::Graph;
 use crate::ids::{Id, IdVec, KernelId, PassId, TensorId, ValueId, WaveId};
@@ -385,7 +386,7 @@ fn no_roofs(profile: &DeviceProfile) -> Diagnostic {
         "profile `{}` has no measured roofs, so a time budget for submits cannot be kept",
         profile.name
     );
-    Diagnostic::error(Code("G0506"), message).help(
+    Diagnostic::error(codes::NO_ROOFS, message).help(
         "add `read_bytes_per_s` and `f32_flops` under `roofs`, or leave `--max-submit-ms` away",
     )
 }
@@ -397,7 +398,7 @@ fn wave_over_budget(graph: &Graph, wave: WaveId, pass: PassId, ms: f64, budget: 
         wave.index(),
         pass.path
     );
-    Diagnostic::warning(Code("G0507"), message)
+    Diagnostic::warning(codes::LONG_WAVE, message)
         .at(pass.origin.span, "the first pass of this wave")
         .help("compile a smaller entry, or allow longer submits")
 }

@@ -3,8 +3,9 @@
 //! In: a name or path and a reader of texts. Out: a [`DeviceProfile`] whose numbers make sense, or diagnostics with
 //! the place in the profile. The format is described in `profiles/README.md`.
 
+use crate::codes::plan as codes;
 use crate::device::DeviceProfile;
-use crate::diag::{Code, Diagnostic, Diagnostics, nearest};
+use crate::diag::{Diagnostic, Diagnostics, nearest};
 use crate::expr::Expr;
 use crate::span::{FileId, SourceMap, Sources, Span};
 use crate::text::options;
@@ -72,7 +73,7 @@ pub fn names(sources: &dyn Sources) -> Vec<String> {
 
 fn missing(name: &str, is_path: bool, reason: &str, sources: &dyn Sources) -> Diagnostic {
     let diagnostic = Diagnostic::error(
-        Code("G0509"),
+        codes::NO_PROFILE,
         format!("there is no device profile `{name}`"),
     );
     if is_path {
@@ -97,7 +98,7 @@ fn parse(file: FileId, map: &SourceMap) -> Result<DeviceProfile, Diagnostic> {
         let end = offset(text, error.span.end.line, error.span.end.col).max(start);
         let span = Span { file, start, end };
         Diagnostic::error(
-            Code("G0510"),
+            codes::PROFILE_TEXT,
             format!("this is not a device profile: {}", error.code),
         )
         .at(span, "")
@@ -134,7 +135,7 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
             start: start as u32,
             end: (start + field.len()).min(text.len()) as u32,
         };
-        found.push(Diagnostic::error(Code("G0511"), message).at(span, "in this profile"));
+        found.push(Diagnostic::error(codes::PROFILE_VALUE, message).at(span, "in this profile"));
     };
     let limits = &profile.limits;
     let at_least_one = [

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use graphc::codes::plan as codes;
 use graphc::compile::{Job, compile};
 use graphc::device::DeviceProfile;
 use graphc::diag::Diagnostics;
@@ -331,7 +332,7 @@ fn too_large(found: &Diagnostics) -> bool {
     found
         .items()
         .iter()
-        .all(|item| matches!(item.code.0, "G0501" | "G0502"))
+        .all(|item| [codes::OVER_BINDING, codes::OVER_ALLOCATION].contains(&item.code))
 }
 
 /// Halves the batch of the buckets with the most rows; false if those are single sequences.

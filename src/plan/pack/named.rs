@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::{Filling, Packer, Place, Places};
-use crate::diag::{Code, Diagnostic};
+use crate::codes::plan as codes;
+use crate::diag::Diagnostic;
 use crate::graph::{Class, Graph, ValueInfo};
 use crate::plan::live::Live;
 use crate::plan::{ArenaKind, Role, Slot, Weight};
@@ -59,7 +60,8 @@ impl Packer<'_> {
                     info.name
                 );
                 self.found.push(
-                    Diagnostic::error(Code("G0504"), message).at(info.origin.span, "this weight"),
+                    Diagnostic::error(codes::TWO_DEFINITIONS, message)
+                        .at(info.origin.span, "this weight"),
                 );
                 continue;
             };
@@ -132,8 +134,8 @@ impl Packer<'_> {
                     "entry `{}` does not hand on the carry `{name}` that another entry has",
                     graph.entry
                 );
-                let diagnostic =
-                    Diagnostic::error(Code("G0505"), message).at(info.origin.span, "this carry");
+                let diagnostic = Diagnostic::error(codes::CARRY_LOST, message)
+                    .at(info.origin.span, "this carry");
                 self.found
                     .push(diagnostic.help("use the carry in every entry of the graph"));
             }
@@ -155,7 +157,7 @@ fn two_definitions(role: Role, first: &ValueInfo, second: &ValueInfo) -> Diagnos
         "{what} `{}` is {} {:?}, but {} {:?} or made another way elsewhere; one name has one place",
         first.name, first.dtype, first.shape, second.dtype, second.shape
     );
-    Diagnostic::error(Code("G0504"), message)
+    Diagnostic::error(codes::TWO_DEFINITIONS, message)
         .at(second.origin.span, "the second definition")
         .at(first.origin.span, "the first definition")
         .help("give the two different names, or the same type, sizes and recipe")

@@ -2,6 +2,7 @@
 //! where it cannot bind.
 
 use super::Packer;
+use crate::codes::plan as codes;
 use crate::diag::{Code, Diagnostic};
 use crate::graph::{Class, Graph, Pass, ValueInfo};
 
@@ -26,7 +27,8 @@ impl Packer<'_> {
                         info.name,
                         size(info)
                     );
-                    self.found.push(too_large("G0501", info, message));
+                    self.found
+                        .push(too_large(codes::OVER_BINDING, info, message));
                 }
             }
         }
@@ -46,7 +48,8 @@ impl Packer<'_> {
                     info.name,
                     size(info)
                 );
-                self.found.push(too_large("G0502", info, message));
+                self.found
+                    .push(too_large(codes::OVER_ALLOCATION, info, message));
             }
         }
     }
@@ -59,8 +62,8 @@ fn size(info: &ValueInfo) -> String {
     format!("{} {:?} = {bytes}", info.dtype, info.shape)
 }
 
-fn too_large(code: &'static str, info: &ValueInfo, message: String) -> Diagnostic {
-    Diagnostic::error(Code(code), message)
+fn too_large(code: Code, info: &ValueInfo, message: String) -> Diagnostic {
+    Diagnostic::error(code, message)
         .at(info.origin.span, "this tensor")
         .help("compile a smaller entry (fewer rows), or for a profile with a larger limit")
 }
@@ -70,7 +73,7 @@ fn unaligned(pass: &Pass, info: &ValueInfo, first: u64, aligned: u64) -> Diagnos
         "`{}` binds the view `{}`, which starts at byte {first}; the device binds at multiples of {aligned}",
         pass.path, info.name
     );
-    Diagnostic::error(Code("G0508"), message)
+    Diagnostic::error(codes::UNALIGNED_VIEW, message)
         .at(info.origin.span, "this view")
         .help("cut along an outer dimension, or let the kernel read the whole value")
 }
