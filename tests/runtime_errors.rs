@@ -155,6 +155,21 @@ fn model() -> Vec<(Code, String)> {
             input: 3,
             index: 17,
             value: f32::NAN,
+            found: None,
+        },
+        EmbedError::NotFinite {
+            input: 3,
+            index: 17,
+            value: f32::NAN,
+            found: Some(Box::new(NotFinite {
+                entry: "batch=2,seq=32".into(),
+                pass: "l3/mlp/down".into(),
+                kernel: "linear/rows".into(),
+                source: ("graphs/blocks/encoder.ron".into(), 31, 9),
+                tensor: "l3/mlp/y".into(),
+                index: vec![5, 17],
+                value: f32::INFINITY,
+            })),
         },
         EmbedError::NoBucket {
             input: 3,

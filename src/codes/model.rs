@@ -62,8 +62,9 @@ pub(super) const CODES: &[Explained] = &[
         code: NOT_FINITE,
         title: "an embedding is not finite",
         text: "The embedding of the input with this number holds NaN or infinity, so it would poison every \
-               similarity it takes part in. With `--dtype f16` an activation may have overflowed: try `--dtype \
-               f32`. If f32 fails too, the checkpoint itself holds such values.",
+               similarity it takes part in. The input runs once more, and the message names the first pass that \
+               writes such a value. With `--dtype f16` an activation may have overflowed: try `--dtype f32`. If \
+               f32 fails too, the checkpoint itself holds such values.",
     },
     Explained {
         code: INPUT_LINE,

@@ -9,6 +9,7 @@
 //! writing batch k + 1 overlap the device's work on k; an embedding that is not finite is an error.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::bucket::{Bucket, Group, group};
 use super::tokenizer::{Tokenizer, TokenizerError, Tokens};
 use crate::codes::model as codes;
 use crate::diag::Code;
+use crate::plan::finite::NotFinite;
 
 /// The first window is small, so that the first results come soon; each later one is twice as large, up to
 /// [`LARGEST_WINDOW`]. Sorting by length needs many inputs to choose from.
@@ -47,8 +49,9 @@ pub enum EmbedError {
     Sink(#[from] std::io::Error),
     /// An embedding that would poison every similarity.
     #[error(
-        "the embedding of input {input} holds {value} at index {index}\n\
-         help: with f16 an activation may have overflowed; try --dtype f32"
+        "the embedding of input {input} holds {value} at index {index}{}\n\
+         help: with f16 an activation may have overflowed; try --dtype f32",
+        found.as_ref().map(|first| format!("\nthe first such value: {first}")).unwrap_or_default()
     )]
     NotFinite {
         /// Number of the input, from 1.
@@ -57,6 +60,8 @@ pub enum EmbedError {
         index: usize,
         /// NaN or an infinity.
         value: f32,
+        /// What embedding the input again showed, if that was done and the fault came again.
+        found: Option<Box<NotFinite>>,
     },
     /// A text is longer than every bucket.
     #[error("input {input} has {tokens} tokens, and no entry of the plan is that long")]
@@ -95,6 +100,13 @@ pub trait Runner {
         rows: usize,
         take: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), BoxError>;
+    /// Runs a sequence whose embedding is not finite once more, and says where the first such value comes from. What
+    /// is in flight is lost.
+    fn first_not_finite(
+        &mut self,
+        bucket: Bucket,
+        sequence: &[u32],
+    ) -> Result<Option<NotFinite>, BoxError>;
 }
 
 /// A part of the stream, tokenised.
@@ -231,7 +243,7 @@ pub fn embed<R: Runner>(
         let Some(window) = windows.next() else { break };
         stream.report.waited_for_tokens += waiting.elapsed();
         match window {
-            Ok(window) => stream.run(&window, buckets, per_submit)?,
+            Ok(window) => stream.run(&Rc::new(window), buckets, per_submit)?,
             Err(error) => {
                 // What was submitted before the failure is complete and is still delivered.
                 stream.drain()?;
@@ -243,10 +255,13 @@ pub fn embed<R: Runner>(
     Ok(stream.report)
 }
 
-/// A batch in flight and the numbers of its inputs.
+/// A batch in flight.
 struct Flight<T> {
     ticket: T,
-    inputs: Vec<u64>,
+    bucket: Bucket,
+    window: Rc<Window>,
+    /// Its inputs by their places in the window.
+    inputs: Vec<usize>,
 }
 
 struct Stream<'s, R: Runner> {
@@ -263,7 +278,7 @@ struct Stream<'s, R: Runner> {
 impl<R: Runner> Stream<'_, R> {
     fn run(
         &mut self,
-        window: &Window,
+        window: &Rc<Window>,
         buckets: &[Bucket],
         per_submit: u64,
     ) -> Result<(), EmbedError> {
@@ -279,7 +294,7 @@ impl<R: Runner> Stream<'_, R> {
             .try_for_each(|group| self.submit(window, group))
     }
 
-    fn submit(&mut self, window: &Window, group: &Group) -> Result<(), EmbedError> {
+    fn submit(&mut self, window: &Rc<Window>, group: &Group) -> Result<(), EmbedError> {
         if self.in_flight.len() == IN_FLIGHT {
             self.collect_oldest()?;
         }
@@ -292,12 +307,12 @@ impl<R: Runner> Stream<'_, R> {
             .runner
             .submit(group.bucket, &sequences)
             .map_err(EmbedError::Run)?;
-        let inputs = group
-            .inputs
-            .iter()
-            .map(|input| window.first + *input as u64)
-            .collect();
-        self.in_flight.push_back(Flight { ticket, inputs });
+        self.in_flight.push_back(Flight {
+            ticket,
+            bucket: group.bucket,
+            window: window.clone(),
+            inputs: group.inputs.clone(),
+        });
         self.report.batches += 1;
         self.report.rows += group.bucket.rows();
         Ok(())
@@ -311,25 +326,22 @@ impl<R: Runner> Stream<'_, R> {
     }
 
     fn collect_oldest(&mut self) -> Result<(), EmbedError> {
-        let Some(Flight { ticket, inputs }) = self.in_flight.pop_front() else {
+        let Some(flight) = self.in_flight.pop_front() else {
             return Ok(());
         };
+        let (window, inputs) = (&flight.window, &flight.inputs);
         let done = &mut self.done;
         let mut bad = None;
         let waiting = Instant::now();
         self.runner
-            .collect(ticket, inputs.len(), &mut |row, embedding| {
+            .collect(flight.ticket, inputs.len(), &mut |row, embedding| {
                 let index = embedding.iter().position(|value| !value.is_finite());
                 match (index, inputs.get(row)) {
                     (Some(index), Some(input)) => {
-                        bad.get_or_insert(EmbedError::NotFinite {
-                            input: *input,
-                            index,
-                            value: embedding[index],
-                        });
+                        bad.get_or_insert((*input, index, embedding[index]));
                     }
                     (None, Some(input)) => {
-                        done.insert(*input, embedding.to_vec());
+                        done.insert(window.first + *input as u64, embedding.to_vec());
                     }
                     (_, None) => {}
                 }
@@ -340,7 +352,19 @@ impl<R: Runner> Stream<'_, R> {
             (self.sink)(self.next, &embedding)?;
             self.next += 1;
         }
-        bad.map_or(Ok(()), Err)
+        let Some((input, index, value)) = bad else {
+            return Ok(());
+        };
+        // A failure here would hide the one that is being explained.
+        let again = self
+            .runner
+            .first_not_finite(flight.bucket, &window.tokens[input].ids);
+        Err(EmbedError::NotFinite {
+            input: window.first + input as u64,
+            index,
+            value,
+            found: again.ok().flatten().map(Box::new),
+        })
     }
 }
 
@@ -405,6 +429,23 @@ mod tests {
                 .enumerate()
                 .for_each(|(row, embedding)| take(row, embedding));
             Ok(())
+        }
+        fn first_not_finite(
+            &mut self,
+            bucket: Bucket,
+            sequence: &[u32],
+        ) -> Result<Option<NotFinite>, BoxError> {
+            assert_eq!(sequence.first().copied(), self.poison);
+            assert!(sequence.len() <= bucket.seq as usize);
+            Ok(Some(NotFinite {
+                entry: bucket.to_string(),
+                pass: "pool".into(),
+                kernel: "pool/plain".into(),
+                source: ("graphs/models/bert.ron".into(), 30, 9),
+                tensor: "embedding".into(),
+                index: vec![0, 0],
+                value: f32::NAN,
+            }))
         }
     }
 
@@ -471,12 +512,13 @@ mod tests {
         let error = report.unwrap_err();
         assert!(
             matches!(
-                error,
+                &error,
                 EmbedError::NotFinite {
                     input: 7,
                     index: 0,
+                    found: Some(found),
                     ..
-                }
+                } if found.pass == "pool"
             ),
             "{error}"
         );

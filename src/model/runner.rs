@@ -6,7 +6,8 @@
 use super::bucket::Bucket;
 use super::embed::{BoxError, Runner};
 use super::rows::lay_out;
-use crate::run::{Session, Ticket};
+use crate::plan::finite::NotFinite;
+use crate::run::{RunError, Session, Slot, Ticket};
 
 /// Runs batches on a session whose plan has an entry for each bucket.
 pub struct SessionRunner {
@@ -23,6 +24,22 @@ impl SessionRunner {
     pub fn session(&self) -> &Session {
         &self.session
     }
+
+    /// A forward of that bucket with its inputs written.
+    fn laid_out(&mut self, bucket: Bucket, sequences: &[&[u32]]) -> Result<Slot<'_>, RunError> {
+        let entry = self.session.entry(&bucket.to_string())?;
+        let mut slot = self.session.begin(entry)?;
+        // One input at a time: each borrows the slot. What the other two would hold goes nowhere.
+        lay_out(bucket, sequences, slot.input("ids")?, &mut [], &mut []);
+        // Positions are the bucket's, whatever the sequences are.
+        if !slot.again()
+            && let Ok(positions) = slot.input("positions")
+        {
+            lay_out(bucket, sequences, &mut [], positions, &mut []);
+        }
+        lay_out(bucket, sequences, &mut [], &mut [], slot.input("spans")?);
+        Ok(slot)
+    }
 }
 
 /// A forward in flight.
@@ -35,19 +52,8 @@ impl Runner for SessionRunner {
     type Ticket = Flight;
 
     fn submit(&mut self, bucket: Bucket, sequences: &[&[u32]]) -> Result<Flight, BoxError> {
-        let entry = self.session.entry(&bucket.to_string())?;
-        let mut slot = self.session.begin(entry)?;
-        // One input at a time: each borrows the slot. What the other two would hold goes nowhere.
-        lay_out(bucket, sequences, slot.input("ids")?, &mut [], &mut []);
-        // Positions are the bucket's, whatever the sequences are.
-        if !slot.again()
-            && let Ok(positions) = slot.input("positions")
-        {
-            lay_out(bucket, sequences, &mut [], positions, &mut []);
-        }
-        lay_out(bucket, sequences, &mut [], &mut [], slot.input("spans")?);
         Ok(Flight {
-            ticket: slot.submit()?,
+            ticket: self.laid_out(bucket, sequences)?.submit()?,
             batch: bucket.batch,
         })
     }
@@ -67,5 +73,13 @@ impl Runner for SessionRunner {
             .enumerate()
             .for_each(|(row, one)| take(row, one));
         Ok(())
+    }
+
+    fn first_not_finite(
+        &mut self,
+        bucket: Bucket,
+        sequence: &[u32],
+    ) -> Result<Option<NotFinite>, BoxError> {
+        Ok(self.laid_out(bucket, &[sequence])?.probe()?)
     }
 }
