@@ -32,7 +32,7 @@ const SLOTS: u32 = 3;
 /// may be rounded to the other neighbour; the residual stream of Gemma, which is not normalised, makes most of that. In
 /// int8 the neighbours are 1/127 of a group's largest value apart, and one key or value that is rounded to the other one
 /// makes 4e-4 there, 3e-9 in the other models.
-const TYPES: [(DType, DType, DType, f64); 9] = [
+const TYPES: [Types; 9] = [
     (DType::F32, DType::F32, DType::F32, 1e-9),
     (DType::F32, DType::F16, DType::F16, 2e-5),
     (DType::F32, DType::Int8, DType::F16, 2e-5),
@@ -52,11 +52,14 @@ struct Both {
     label: String,
 }
 
-/// What both made of one submit.
-struct Pair {
-    device: Bytes,
-    interpreter: Bytes,
+/// Who runs a submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Device,
+    Interpreter,
 }
+
+const SIDES: [Side; 2] = [Side::Device, Side::Interpreter];
 
 impl Both {
     fn new(
@@ -99,68 +102,60 @@ struct Run<'m> {
     both: &'m Both,
     device: OnDevice,
     interpreter: Interpreter<'m>,
+    /// Submits to the interpreter.
     submits: u64,
 }
 
 impl Run<'_> {
-    fn submit(&mut self, at: usize, rows: &[Row], stops: &[u32]) -> Pair {
+    fn submit(&mut self, side: Side, at: usize, rows: &[Row]) -> Bytes {
         let entry = &self.both.plan.entries[at];
-        let mut inputs = inputs(rows, SHAPES[at].seq, stops);
+        let mut inputs = inputs(rows, SHAPES[at].seq, &[]);
         inputs.retain(|name, _| {
             entry
                 .inputs
                 .iter()
                 .any(|id| entry.tensors[*id].name == *name)
         });
-        let ticket = self.device.submit(at, &inputs);
-        let device = self.device.wait(at, ticket);
+        if side == Side::Device {
+            let ticket = self.device.submit(at, &inputs);
+            return self.device.wait(at, ticket);
+        }
         let parity = self.submits % 2;
         self.submits += 1;
-        let interpreter = self.interpreter.run(&entry.name, parity, &inputs).unwrap();
-        Pair {
-            device,
-            interpreter,
-        }
+        self.interpreter.run(&entry.name, parity, &inputs).unwrap()
     }
 
     /// Fills a slot with a prompt's tokens in chunks of the two prefill entries, long ones first.
-    fn prefill(&mut self, slot: u32, ids: &[u32]) {
+    fn prefill(&mut self, side: Side, slot: u32, ids: &[u32]) {
         let mut at = 0;
         while at < ids.len() {
             let entry = usize::from(ids.len() - at < 24);
             let end = (at + SHAPES[entry].seq as usize).min(ids.len());
-            self.submit(entry, &[Row::new(slot, &ids[at..end], at as u32)], &[]);
+            self.submit(side, entry, &[Row::new(slot, &ids[at..end], at as u32)]);
             at = end;
         }
     }
 
-    /// The logits of one chunk, (device, interpreter) by row.
-    fn logits(&mut self, row: &Row) -> Vec<(Vec<f64>, Vec<f64>)> {
-        let pair = self.submit(2, std::slice::from_ref(row), &[]);
-        let rows = |bytes: &Bytes| {
-            let all = formula::decode(DType::F32, bytes.values().next().unwrap()).unwrap();
-            let vocab = all.len() / SHAPES[2].seq as usize;
-            let rows = all.chunks(vocab).take(row.ids.len());
-            rows.map(<[f64]>::to_vec).collect::<Vec<_>>()
-        };
-        let (device, interpreter) = (rows(&pair.device), rows(&pair.interpreter));
-        device.into_iter().zip(interpreter).collect()
+    /// The logits of one chunk by row.
+    fn logits(&mut self, side: Side, row: &Row) -> Vec<Vec<f64>> {
+        let bytes = self.submit(side, 2, std::slice::from_ref(row));
+        let all = formula::decode(DType::F32, bytes.values().next().unwrap()).unwrap();
+        let vocab = all.len() / SHAPES[2].seq as usize;
+        let rows = all.chunks(vocab).take(row.ids.len());
+        rows.map(<[f64]>::to_vec).collect()
     }
 
-    /// Decodes until each row has `count` tokens: (device, interpreter).
-    fn text(&mut self, at: usize, rows: &[Row], count: usize) -> [Vec<Vec<u32>>; 2] {
-        let mut texts = [(); 2].map(|()| vec![Vec::new(); rows.len()]);
+    /// Decodes until each row has `count` tokens.
+    fn text(&mut self, side: Side, at: usize, rows: &[Row], count: usize) -> Vec<Vec<u32>> {
+        let mut texts = vec![Vec::new(); rows.len()];
         let mut rows = rows.to_vec();
-        while texts[0][0].len() < count {
-            let pair = self.submit(at, &rows, &[]);
-            for (texts, bytes) in texts.iter_mut().zip([pair.device, pair.interpreter]) {
-                let tokens = words(&bytes["tokens"]);
-                let each = tokens.chunks(SHAPES[at].steps as usize);
-                texts
-                    .iter_mut()
-                    .zip(each)
-                    .for_each(|(text, more)| text.extend(more));
-            }
+        while texts[0].len() < count {
+            let tokens = words(&self.submit(side, at, &rows)["tokens"]);
+            let each = tokens.chunks(SHAPES[at].steps as usize);
+            texts
+                .iter_mut()
+                .zip(each)
+                .for_each(|(text, more)| text.extend(more));
             rows.iter_mut().for_each(|row| row.ids.clear());
         }
         texts
@@ -173,9 +168,11 @@ fn nmse(got: &[f64], want: &[f64]) -> f64 {
     error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
+type Logits = BTreeMap<usize, Vec<f64>>;
+
 /// The logits of all positions, some through the cache of prefill chunks and some through that of score chunks.
-fn all_logits(both: &Both) -> BTreeMap<usize, (Vec<f64>, Vec<f64>)> {
-    let mut run = both.run();
+fn all_logits(run: &mut Run<'_>, side: Side) -> Logits {
+    let both = run.both;
     let mut all = BTreeMap::new();
     let mut at = 0;
     for chunk in ["score", "prefill", "score", "score", "prefill", "score"] {
@@ -183,96 +180,127 @@ fn all_logits(both: &Both) -> BTreeMap<usize, (Vec<f64>, Vec<f64>)> {
             .ids
             .len()
             .min(at + if chunk == "score" { 11 } else { 9 });
-        let ids = &both.ids[at..end];
+        let row = Row::new(1, &both.ids[at..end], at as u32);
         if chunk == "score" {
-            let rows = run.logits(&Row::new(1, ids, at as u32));
-            all.extend((at..).zip(rows));
+            all.extend((at..).zip(run.logits(side, &row)));
         } else {
-            run.submit(0, &[Row::new(1, ids, at as u32)], &[]);
+            run.submit(side, 0, &[row]);
         }
         at = end;
     }
+    assert_eq!(all.len(), 44, "{}", both.label);
     all
 }
 
-#[test]
-fn logits_are_the_interpreters() {
-    for decoder in DECODERS {
-        for (act, weight, kv, bound) in TYPES {
-            let both = Both::new(decoder, (act, weight, kv), true);
-            let rows = all_logits(&both);
-            assert_eq!(rows.len(), 44, "{}", both.label);
-            let errors = rows.iter().map(|(at, (got, want))| (nmse(got, want), *at));
-            let (worst, at) = errors.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
-            eprintln!("{}: NMSE {worst:.1e} at {at}", both.label);
-            assert!(worst <= bound, "{}: NMSE {worst:.1e} at {at}", both.label);
+type Types = (DType, DType, DType, f64);
+
+/// Everything that is asked of a model, with each of [`TYPES`] that has these activations. Making pipelines takes most
+/// of the time, so that one plan serves all questions, and the tests below share few pipelines with their neighbours.
+fn device_is_interpreter(decoder: (&str, &str), activations: DType) {
+    for (at, types) in (0..).zip(TYPES) {
+        let (act, weight, kv, bound) = types;
+        if act != activations {
+            continue;
+        }
+        let both = Both::new(decoder, (act, weight, kv), true);
+        // One session for all: what stands in a slot from before must not matter.
+        let mut run = both.run();
+        let rows = logits_are_the_interpreters(&mut run, bound);
+        if [0, 2].contains(&at) {
+            unfused_is_fused(decoder, types, &rows);
+        }
+        // Rounded twice, and some eighty times larger by made-up norms: the logits are too far apart for one text.
+        if (act, kv) != (DType::F16, DType::Int8) || decoder != DECODERS[1] {
+            tokens_are_the_interpreters(&mut run);
         }
     }
 }
 
 #[test]
-fn unfused_is_fused() {
-    for decoder in DECODERS {
-        for (act, weight, kv, bound) in [TYPES[0], TYPES[2]] {
-            let [fused, unfused] = [true, false]
-                .map(|fused| all_logits(&Both::new(decoder, (act, weight, kv), fused)));
-            for ((at, (fused, _)), (unfused, _)) in fused.iter().zip(unfused.values()) {
-                let error = nmse(unfused, fused);
-                assert!(
-                    error <= bound,
-                    "{} {weight}: NMSE {error:.1e} at {at}",
-                    decoder.0
-                );
-            }
-        }
+fn llama_in_f32() {
+    device_is_interpreter(DECODERS[0], DType::F32);
+}
+
+#[test]
+fn llama_in_f16() {
+    device_is_interpreter(DECODERS[0], DType::F16);
+}
+
+#[test]
+fn gemma3_in_f32() {
+    device_is_interpreter(DECODERS[1], DType::F32);
+}
+
+#[test]
+fn gemma3_in_f16() {
+    device_is_interpreter(DECODERS[1], DType::F16);
+}
+
+#[test]
+fn qwen3_in_f32() {
+    device_is_interpreter(DECODERS[2], DType::F32);
+}
+
+#[test]
+fn qwen3_in_f16() {
+    device_is_interpreter(DECODERS[2], DType::F16);
+}
+
+/// Gives those of the device.
+fn logits_are_the_interpreters(run: &mut Run<'_>, bound: f64) -> Logits {
+    let [got, want] = SIDES.map(|side| all_logits(run, side));
+    let both = run.both;
+    let errors = got.iter().map(|(at, got)| (nmse(got, &want[at]), *at));
+    let (worst, at) = errors.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    eprintln!("{}: NMSE {worst:.1e} at {at}", both.label);
+    assert!(worst <= bound, "{}: NMSE {worst:.1e} at {at}", both.label);
+    got
+}
+
+fn unfused_is_fused(decoder: (&str, &str), (act, weight, kv, bound): Types, fused: &Logits) {
+    let both = Both::new(decoder, (act, weight, kv), false);
+    let unfused = all_logits(&mut both.run(), Side::Device);
+    for (at, fused) in fused {
+        let error = nmse(&unfused[at], fused);
+        assert!(
+            error <= bound,
+            "{} {weight}: NMSE {error:.1e} at {at}",
+            decoder.0
+        );
     }
 }
 
-/// Greedy and sampled, one step and four a submit, alone and in a batch where every row stands elsewhere.
-#[test]
-fn tokens_are_the_interpreters() {
-    for decoder in DECODERS {
-        for (act, weight, kv, _) in TYPES {
-            // Rounded twice, and some eighty times larger by made-up norms: the logits are too far apart for one text.
-            if (act, kv) == (DType::F16, DType::Int8) && decoder == DECODERS[1] {
-                continue;
+/// Greedy and sampled, one step and four a submit, alone and in a batch where every row stands elsewhere: all as the
+/// interpreter's, which takes one step a submit (`tests/decoders.rs` has it take several) and fills its slots once.
+fn tokens_are_the_interpreters(run: &mut Run<'_>) {
+    let both = run.both;
+    let prompts = [&both.ids[..31], &both.ids[5..9], &both.ids[30..54]];
+    for (slot, prompt) in (0..).zip(prompts) {
+        run.prefill(Side::Interpreter, slot, &prompt[..prompt.len() - 1]);
+    }
+    for sampling in [[0.0, 0.0, 1.0], [0.9, 0.0, 1.0], [1.3, 12.0, 0.8]] {
+        let label = format!("{} {sampling:?}", both.label);
+        let row = |slot: u32, prompt: &[u32]| Row {
+            sampling,
+            ..Row::new(slot, &prompt[prompt.len() - 1..], prompt.len() as u32 - 1)
+        };
+        let mut alone = Vec::new();
+        for (slot, prompt) in (0..).zip(prompts) {
+            let row = row(slot, prompt);
+            let want = run.text(Side::Interpreter, 3, std::slice::from_ref(&row), 8);
+            for entry in [3, 4] {
+                run.prefill(Side::Device, slot, &prompt[..prompt.len() - 1]);
+                let got = run.text(Side::Device, entry, std::slice::from_ref(&row), 8);
+                assert_eq!(got, want, "{label} entry {entry}");
             }
-            let both = Both::new(decoder, (act, weight, kv), true);
-            // One session for all: what stands in a slot from before must not matter.
-            let mut run = both.run();
-            for sampling in [[0.0, 0.0, 1.0], [0.9, 0.0, 1.0], [1.3, 12.0, 0.8]] {
-                let prompts = [&both.ids[..31], &both.ids[5..9], &both.ids[30..54]];
-                let label = format!("{} {sampling:?}", both.label);
-                let mut alone = Vec::new();
-                for (slot, prompt) in (0..).zip(prompts) {
-                    let mut texts = Vec::new();
-                    for entry in [3, 4] {
-                        let (last, past) = prompt.split_last().unwrap();
-                        run.prefill(slot, past);
-                        let row = Row {
-                            sampling,
-                            ..Row::new(slot, &[*last], past.len() as u32)
-                        };
-                        let [device, interpreter] = run.text(entry, &[row], 8);
-                        assert_eq!(device, interpreter, "{label} entry {entry}");
-                        texts.extend(device);
-                    }
-                    assert_eq!(texts[0], texts[1], "{label}: one step and four");
-                    alone.push(texts.remove(0));
-                }
-                let mut rows = Vec::new();
-                for (slot, prompt) in (0..).zip(prompts) {
-                    let (last, past) = prompt.split_last().unwrap();
-                    run.prefill(slot, past);
-                    rows.push(Row {
-                        sampling,
-                        ..Row::new(slot, &[*last], past.len() as u32)
-                    });
-                }
-                let [device, interpreter] = run.text(5, &rows, 8);
-                assert_eq!(device, interpreter, "{label}: a batch");
-                assert_eq!(device, alone, "{label}: a batch and alone");
-            }
+            alone.extend(want);
         }
+        let mut rows = Vec::new();
+        for (slot, prompt) in (0..).zip(prompts) {
+            run.prefill(Side::Device, slot, &prompt[..prompt.len() - 1]);
+            rows.push(row(slot, prompt));
+        }
+        let together = run.text(Side::Device, 5, &rows, 8);
+        assert_eq!(together, alone, "{label}: a batch and alone");
     }
 }
