@@ -506,7 +506,8 @@ type Types = BTreeMap<String, DType>;
 /// Which cases a variant runs with which element types: each case with every type that a variable can have there, and
 /// over all cases every two types of two variables together (a covering array of strength two, chosen greedily as in
 /// Cohen et al., The AETG System, 1997). Making the pipelines is what takes the time, and their number is what this
-/// keeps down. Of many cases each runs with two assignments, and `GRAPHC_TEST_FULL` asks for all of them.
+/// keeps down. Of many cases all run with the plainest types and each other assignment takes a part of them.
+/// `GRAPHC_TEST_FULL` asks for everything with everything.
 fn chosen(
     manifest: &Manifest,
     variant: &Variant,
@@ -534,19 +535,21 @@ fn chosen(
             .map(|(a, b)| (one[a].clone(), one[b].clone()))
             .collect::<Vec<_>>()
     };
-    let most = if full() || cases.len() < 18 {
-        usize::MAX
-    } else {
-        2
+    let parts = all.len().max(4);
+    let most = |at: usize| match at % parts {
+        _ if full() || cases.len() < 18 => usize::MAX,
+        // The part of a number that no assignment has.
+        turn if turn == 0 || turn >= all.len() => 1,
+        _ => 2,
     };
     let mut taken: Vec<Vec<Case>> = vec![vec![]; all.len()];
     let mut seen = BTreeSet::new();
-    for case in cases {
+    for (number, case) in cases.iter().enumerate() {
         let mut left: Vec<usize> = (0..all.len())
             .filter(|at| possible(manifest, variant, &all[*at], case, device))
             .collect();
         let mut alone = BTreeSet::new();
-        for turn in 0..most {
+        for turn in 0..most(number) {
             let gain = |at: usize| {
                 let of_case = all[at].iter().filter(|one| !alone.contains(one)).count();
                 let of_pairs = pairs(&all[at])
