@@ -121,6 +121,18 @@ fn help_texts_are_as_recorded() {
 
 #[test]
 fn bad_usage_is_named_and_ends_with_2() {
+    for (flag, value) in [
+        ("--temperature", "-1"),
+        ("--max-tokens", "-3"),
+        ("--top-p", "-0.5"),
+    ] {
+        let words = ["invalid value", value, flag];
+        refused(
+            &graphc(["generate", "--model", "x", flag, value]),
+            2,
+            &words,
+        );
+    }
     refused(&graphc(["compile", "--frob"]), 2, &["--frob", "Usage:"]);
     refused(&graphc(["complie"]), 2, &["complie", "compile"]);
     refused(

@@ -59,16 +59,16 @@ pub struct Args {
     #[arg(long)]
     raw: bool,
     /// The most tokens to write for each prompt
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// How freely tokens are drawn; 0 always takes the best one
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
     temperature: f32,
     /// Draw among the K best tokens only; 0: all
-    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, allow_negative_numbers = true, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     top_k: u32,
     /// Draw among the best tokens that have the probability P together; 1: all
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
+    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 1.0, value_parser = probability)]
     top_p: f32,
     /// Seed of the draws: equal seeds give equal texts
     #[arg(long, value_name = "N", default_value_t = 0)]
