@@ -23,11 +23,13 @@ pub enum Feature {
     CoopmatF16,
     /// Broadcasts within a subgroup in compute shaders.
     SubgroupBroadcast,
+    /// Products of four packed 8-bit integers with four others in one instruction, whatever it costs.
+    DotI8,
 }
 
 impl Feature {
     /// Every feature, in the order in which lists show them.
-    pub const ALL: [Feature; 7] = [
+    pub const ALL: [Feature; 8] = [
         Feature::StorageF16,
         Feature::ArithmeticF16,
         Feature::StorageI8,
@@ -35,6 +37,7 @@ impl Feature {
         Feature::Subgroup32,
         Feature::CoopmatF16,
         Feature::SubgroupBroadcast,
+        Feature::DotI8,
     ];
 
     /// The name in manifests and profiles.
@@ -47,6 +50,7 @@ impl Feature {
             Feature::Subgroup32 => "subgroup32",
             Feature::CoopmatF16 => "coopmat_f16",
             Feature::SubgroupBroadcast => "subgroup_broadcast",
+            Feature::DotI8 => "dot_i8",
         }
     }
 
@@ -71,6 +75,9 @@ impl Feature {
             }
             Feature::SubgroupBroadcast => {
                 "kernels for CPUs are left out; the plain ones run instead, several times slower there"
+            }
+            Feature::DotI8 => {
+                "8-bit and 4-bit weights are widened before each product, which costs decoding some speed"
             }
         }
     }

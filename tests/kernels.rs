@@ -102,6 +102,8 @@ const SUMS: Tolerance = Tolerance {
     f32: 4e-6,
     f16: 2e-3,
 };
+/// Sums of products with numbers that were rounded to 15 bits for each 32 neighbours: a third of what f16 would cost.
+const FIFTEEN_BITS: f64 = 5e-4;
 /// Sums of thousands of products: each addition rounds, so the error grows with the root of their number.
 const LONG_SUMS: Tolerance = Tolerance {
     f32: 1.2e-5,
@@ -694,7 +696,13 @@ fn run_variant(
         let half = output.dtype != DType::F32 || types.get("A").is_some_and(|dtype| *dtype != DType::F32)
             // Matrix units take weights and normed rows as f16, whatever they were.
             || variant.needs.contains(&Feature::CoopmatF16);
-        let limit = if half { tolerance.f16 } else { tolerance.f32 };
+        let limit = if half {
+            tolerance.f16
+        } else if variant.needs.contains(&Feature::DotI8) {
+            tolerance.f32.max(FIFTEEN_BITS)
+        } else {
+            tolerance.f32
+        };
         let got = decode(output.dtype, &got[&output.name]).unwrap();
         let want = decode(output.dtype, &want[&output.name]).unwrap();
         worst = worst.max(compare(&what, output, &got, &want, limit));

@@ -208,6 +208,7 @@ fn brought_by(capability: Capability) -> Option<&'static [Feature]> {
         Capability::GroupNonUniformBallot => &[Feature::SubgroupBroadcast],
         Capability::GroupNonUniformShuffle => &[Feature::Subgroup32],
         Capability::CooperativeMatrixKHR => &[Feature::CoopmatF16],
+        Capability::DotProduct | Capability::DotProductInput4x8BitPacked => &[Feature::DotI8],
         _ => return None,
     })
 }

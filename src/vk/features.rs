@@ -30,6 +30,8 @@ pub(crate) mod capability {
     pub const STORAGE_8: u32 = 4448;
     pub const MEMORY_MODEL: u32 = 5345;
     pub const MEMORY_MODEL_DEVICE_SCOPE: u32 = 5346;
+    pub const DOT_PRODUCT_PACKED: u32 = 6018;
+    pub const DOT_PRODUCT: u32 = 6019;
     pub const COOPERATIVE_MATRIX: u32 = 6022;
 
     /// The name in the SPIR-V specification.
@@ -45,6 +47,8 @@ pub(crate) mod capability {
             STORAGE_8 => "StorageBuffer8BitAccess".into(),
             MEMORY_MODEL => "VulkanMemoryModel".into(),
             MEMORY_MODEL_DEVICE_SCOPE => "VulkanMemoryModelDeviceScope".into(),
+            DOT_PRODUCT_PACKED => "DotProductInput4x8BitPacked".into(),
+            DOT_PRODUCT => "DotProduct".into(),
             COOPERATIVE_MATRIX => "CooperativeMatrixKHR".into(),
             other => format!("number {other}"),
         }
@@ -83,6 +87,7 @@ struct Enable {
     full_subgroups: bool,
     maintenance4: bool,
     cooperative_matrix: bool,
+    integer_dot: bool,
     /// The extension that reads the clocks of device and host together; only Tracy needs it.
     calibrated: Option<&'static std::ffi::CStr>,
 }
@@ -142,6 +147,7 @@ pub(crate) fn probe(
         size_control,
         full_subgroups: v13.compute_full_subgroups == vk::TRUE,
         maintenance4: v13.maintenance4 == vk::TRUE,
+        integer_dot: v13.shader_integer_dot_product == vk::TRUE,
         cooperative_matrix: has_matrix && matrix.cooperative_matrix == vk::TRUE,
         calibrated: [
             khr::calibrated_timestamps::NAME,
@@ -257,6 +263,7 @@ fn features(
             can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE),
         ),
         (Feature::CoopmatF16, coopmat),
+        (Feature::DotI8, enable.integer_dot),
     ]
     .into_iter()
     .filter_map(|(feature, there)| there.then_some(feature))
@@ -276,6 +283,8 @@ fn capabilities(enable: &Enable, operations: vk::SubgroupFeatureFlags) -> BTreeS
             enable.memory_model_device,
         ),
         (capability::COOPERATIVE_MATRIX, enable.cooperative_matrix),
+        (capability::DOT_PRODUCT, enable.integer_dot),
+        (capability::DOT_PRODUCT_PACKED, enable.integer_dot),
     ];
     let grouped =
         capability::GROUP_NON_UNIFORM.map(|(number, bit)| (number, operations.contains(bit)));
@@ -344,6 +353,7 @@ impl Support {
         let mut v13 = vk::PhysicalDeviceVulkan13Features::default()
             .synchronization2(true)
             .maintenance4(on.maintenance4)
+            .shader_integer_dot_product(on.integer_dot)
             .subgroup_size_control(on.size_control)
             .compute_full_subgroups(on.full_subgroups);
         let mut matrix =
