@@ -164,6 +164,10 @@ void main() {
     uint share = gl_SubgroupID % SPLIT;
     uint turn = SPLIT * gl_SubgroupSize;
     uint column = 4 * (gl_WorkGroupID.x * (SUBGROUPS / SPLIT) + gl_SubgroupID / SPLIT);
+    // An invocation for each row.
+    uint mine = gl_SubgroupInvocationID;
+    uint first_row = gl_WorkGroupID.y * ROWS;
+    Ahead before = ahead(first_row + min(mine, ROWS - 1), column);
     uint line[4];
     uint groups[4];
     [[unroll]] for (uint c = 0; c < 4; c++) {
@@ -246,28 +250,25 @@ void main() {
 #if HAS_GAIN || SPLIT > 1
     barrier();
 #endif
-    // An invocation for each row.
-    if (share == 0 && column < n) {
-        for (uint r = gl_SubgroupInvocationID; r < ROWS; r += gl_SubgroupSize) {
+    if (mine < ROWS && share == 0) {
 #if SPLIT > 1
-            vec4 sum = vec4(0.0);
-            [[unroll]] for (uint other = 0; other < SPLIT; other++) {
-                sum += column_parts[r * SUBGROUPS + gl_SubgroupID + other];
-            }
+        vec4 sum = vec4(0.0);
+        [[unroll]] for (uint other = 0; other < SPLIT; other++) {
+            sum += column_parts[mine * SUBGROUPS + gl_SubgroupID + other];
+        }
 #else
-            vec4 sum = acc[0];
-            [[unroll]] for (uint other = 1; other < ROWS; other++) {
-                sum = r == other ? acc[other] : sum;
-            }
+        vec4 sum = acc[0];
+        [[unroll]] for (uint r = 1; r < ROWS; r++) {
+            sum = mine == r ? acc[r] : sum;
+        }
 #endif
 #if HAS_GAIN
-            float square_sum = 0.0;
-            [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
-                square_sum += square_parts[r * SUBGROUPS + subgroup];
-            }
-            sum *= rms_scale(square_sum);
-#endif
-            finish(gl_WorkGroupID.y * ROWS + r, column, sum);
+        float square_sum = 0.0;
+        [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
+            square_sum += square_parts[mine * SUBGROUPS + subgroup];
         }
+        sum *= rms_scale(square_sum);
+#endif
+        finish(first_row + mine, column, sum, before);
     }
 }

@@ -23,16 +23,76 @@ float rms_scale(float squares) {
     return inversesqrt(squares / float(k) + eps);
 }
 
+// What `finish` reads, which a kernel can have on its way while it makes the products.
+struct Ahead {
+#if HAS_POSITIONS
+    // Cosine and sine of both pairs.
+    vec4 turns;
+#endif
+#if HAS_K_CACHE
+    uint slot;
+    uint position;
+#endif
+#if HAS_RESIDUAL
+    OUT residual;
+#endif
+    bool nothing;
+};
+
+#if HAS_POSITIONS
+// How far to turn two neighbours, the first of which is column `column` of all columns.
+vec2 turn(uint row, uint column) {
+    if (column >= OPT_ROPE_HEADS * OPT_ROPE_HEAD_DIM) {
+        return vec2(1.0, 0.0);
+    }
+    uint in_head = column % OPT_ROPE_HEAD_DIM;
+    float position = positions[row] == NONE ? 0.0 : float(positions[row]) * rope_scale;
+#if HAS_ROPE_FACTORS
+    position /= rope_factors[in_head / 2];
+#endif
+    return rotation(in_head, OPT_ROPE_HEAD_DIM, position, rope_theta);
+}
+#endif
+
+// Whether each vector of four columns' results stands on its own boundary in y.
+bool whole_vectors() {
+    return (width | first | n / GATES) % OUTS == 0;
+}
+
+// For columns `column .. column + 4` of `row`, and for the nearest that there are where these are past the end.
+Ahead ahead(uint row, uint column) {
+    row = min(row, m - 1);
+    column = min(column, (n - 1) / 4 * 4);
+    Ahead found;
+    found.nothing = true;
+#if HAS_POSITIONS
+    found.turns = vec4(turn(row, GATES * first + column), turn(row, GATES * first + column + 2));
+#endif
+#if HAS_K_CACHE
+    found.slot = slots[row / rows_per_sequence];
+    found.position = positions[row];
+#endif
+#if HAS_RESIDUAL
+    uint at = row * width + first + column / GATES;
+    if (whole_vectors()) {
+        found.residual = OUT(residual_vectors[at / OUTS]);
+    } else {
+        [[unroll]] for (uint i = 0; i < OUTS; i++) {
+            found.residual[i] = column / GATES + i < n / GATES ? float(residual[at + i]) : 0.0;
+        }
+    }
+#endif
+    return found;
+}
+
 #if HAS_K_CACHE
 // Columns are heads of queries, keys, values: keys and values go to the caches, [slot, head, position, column].
-void append(uint row, uint column, float value) {
+void append(uint column, float value, Ahead found) {
     uint kv_width = kv_heads * head_dim;
     bool is_value = column >= kv_width;
     column -= is_value ? kv_width : 0;
-    uint slot = slots[row / rows_per_sequence];
-    uint position = positions[row];
-    if (slot < slots_n && position < ctx) {
-        uint at = ((slot * kv_heads + column / head_dim) * ctx + position) * head_dim + column % head_dim;
+    if (found.slot < slots_n && found.position < ctx) {
+        uint at = ((found.slot * kv_heads + column / head_dim) * ctx + found.position) * head_dim + column % head_dim;
         if (is_value) {
             v_cache[at] = C(value);
         } else {
@@ -42,23 +102,8 @@ void append(uint row, uint column, float value) {
 }
 #endif
 
-#if HAS_POSITIONS
-// Two neighbours, the first of which is column `column` of all columns.
-vec2 turned(vec2 pair, uint row, uint column) {
-    if (column >= OPT_ROPE_HEADS * OPT_ROPE_HEAD_DIM) {
-        return pair;
-    }
-    uint in_head = column % OPT_ROPE_HEAD_DIM;
-    float position = positions[row] == NONE ? 0.0 : float(positions[row]) * rope_scale;
-#if HAS_ROPE_FACTORS
-    position /= rope_factors[in_head / 2];
-#endif
-    return rotate(pair, in_head, OPT_ROPE_HEAD_DIM, position, rope_theta);
-}
-#endif
-
 // Writes what follows from the products of `row` with columns `column .. column + 4`; `column` is a multiple of 4.
-void finish(uint row, uint column, vec4 acc) {
+void finish(uint row, uint column, vec4 acc, Ahead found) {
     if (row >= m || column >= n) {
         return;
     }
@@ -68,8 +113,7 @@ void finish(uint row, uint column, vec4 acc) {
     }
 #endif
 #if HAS_POSITIONS
-    acc.xy = turned(acc.xy, row, GATES * first + column);
-    acc.zw = turned(acc.zw, row, GATES * first + column + 2);
+    acc = vec4(rotated(acc.xy, found.turns.xy), rotated(acc.zw, found.turns.zw));
 #endif
     OUT values;
     [[unroll]] for (uint i = 0; i < OUTS; i++) {
@@ -86,27 +130,29 @@ void finish(uint row, uint column, vec4 acc) {
             if (out_column + i < width) {
                 before_norm[row * width + out_column + i] = S(values[i]);
             } else if (column + i < n) {
-                append(row, out_column + i - width, values[i]);
+                append(out_column + i - width, values[i], found);
             }
         }
         return;
     }
 #endif
-    uint at = row * width + first + out_column;
-    // One access for the whole vector where every vector of y stands on its own boundary.
-    if ((width | first | n / GATES) % OUTS == 0) {
 #if HAS_RESIDUAL
-        values += OUT(residual_vectors[at / OUTS]);
+    values += found.residual;
 #endif
+    uint at = row * width + first + out_column;
+    if (whole_vectors()) {
         before_norm_vectors[at / OUTS] = OUT_S(values);
         return;
     }
     [[unroll]] for (uint i = 0; i < OUTS; i++) {
         if (out_column + i < n / GATES) {
-#if HAS_RESIDUAL
-            values[i] += float(residual[at + i]);
-#endif
             before_norm[at + i] = S(values[i]);
         }
+    }
+}
+
+void finish(uint row, uint column, vec4 acc) {
+    if (row < m && column < n) {
+        finish(row, column, acc, ahead(row, column));
     }
 }

@@ -23,14 +23,21 @@ float silu(float x) {
     return x / (1.0 + exp(-x));
 }
 
-// Rotary position embedding (Su et al. 2021) of the adjacent pair that starts at `column` of a head.
-vec2 rotate(vec2 pair, uint column, uint head_dim, float position, float theta) {
+// Rotary position embedding (Su et al. 2021): cosine and sine for the pair that starts at `column` of a head.
+vec2 rotation(uint column, uint head_dim, float position, float theta) {
     float angle = position * pow(theta, -float(column) / float(head_dim));
     // Vulkan bounds the error of sin and cos inside [-pi, pi] only. 2 pi in two parts (Cody and Waite 1980): the first
     // has 9 bits, so its multiples are exact.
     float turns = round(angle * 0.15915494309189535);
     angle = (angle - turns * 6.28125) - turns * 0.0019353071795864769;
-    float c = cos(angle);
-    float s = sin(angle);
-    return vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);
+    return vec2(cos(angle), sin(angle));
+}
+
+vec2 rotated(vec2 pair, vec2 by) {
+    return vec2(pair.x * by.x - pair.y * by.y, pair.y * by.x + pair.x * by.y);
+}
+
+// The adjacent pair that starts at `column` of a head.
+vec2 rotate(vec2 pair, uint column, uint head_dim, float position, float theta) {
+    return rotated(pair, rotation(column, head_dim, position, theta));
 }
