@@ -270,7 +270,7 @@ mod tests {
         for (from, to, wanted) in [
             ("subgroup_size: 32", "subgroup_size: 33", ":15:9"),
             ("max_allocation", "max_alocation", ":7:9"),
-            ("4.7e12", "-1.0", ":21:9"),
+            ("4.65e12", "-1.0", ":22:9"),
         ] {
             let path = format!("{FOLDER}/broken.ron");
             let sources = BTreeMap::from([(path.clone(), H200.replace(from, to))]);
