@@ -123,10 +123,11 @@ impl<'a> Instances<'a> {
         })?;
         let forced = self.forced.get(&pass.kernel).map(String::as_str);
         let selected = select(manifest, &pass.binding, self.profile, forced).map_err(at)?;
-        let (groups, push, flops, matrix) = (
+        let (groups, push, flops, touched, matrix) = (
             selected.groups,
             selected.push.clone(),
             selected.flops,
+            selected.touched.clone(),
             selected.matrix,
         );
         let kernel = self.instance(manifest, pass, selected).map_err(at)?;
@@ -135,6 +136,7 @@ impl<'a> Instances<'a> {
             groups,
             push,
             flops,
+            touched,
             matrix,
         })
     }

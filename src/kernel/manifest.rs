@@ -153,6 +153,17 @@ impl Reader {
             .map(|text| self.expr(text, &scope))
             .collect();
         let flops = raw.flops.as_ref().map(|text| self.expr(text, &scope));
+        let mut touched = Vec::new();
+        for (name, text) in &raw.touched {
+            let expr = self.expr(text, &scope);
+            match ports.iter().position(|port| port.name == name.value) {
+                Some(port) => touched.push((port as u32, expr)),
+                None => self.inconsistent(
+                    name,
+                    format!("`touched` names `{}`, which is no port", name.value),
+                ),
+            }
+        }
         let push = raw.push.iter().map(|(name, field)| {
             let (dtype, value) = field.parts();
             PushField {
@@ -172,6 +183,7 @@ impl Reader {
             ports,
             require,
             flops,
+            touched,
             split: raw.split.as_ref().map(|split| Split {
                 port: split.port.value.clone(),
                 dim: split.dim.value.clone(),

@@ -65,6 +65,9 @@ pub struct Manifest {
     pub require: Vec<Expr>,
     /// Floating-point operations, an expression over dims and options.
     pub flops: Option<Expr>,
+    /// Bindings of which a pass reads or writes a part alone, such as the rows of a table: how many elements, an
+    /// expression over dims and options.
+    pub touched: Vec<(u32, Expr)>,
     /// How a binding that is too large for the device is cut into several passes.
     pub split: Option<Split>,
     /// What the kernel computes, as formulas (see [`crate::formula`]); the CPU interpreter runs these.

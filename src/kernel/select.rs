@@ -42,6 +42,8 @@ pub struct Selected {
     pub shared_bytes: Option<u64>,
     /// Floating-point operations.
     pub flops: u64,
+    /// Elements that it touches of bindings that it does not touch as a whole.
+    pub touched: BTreeMap<u32, u64>,
     /// Features that it needs, those for 16-bit and 8-bit storage included.
     pub needs: BTreeSet<Feature>,
     /// Whether the pipeline must be made with full subgroups of the device's subgroup size.
@@ -308,6 +310,7 @@ impl<'a> Selector<'a> {
                     .map_err(|error| value_error(expr, &error))?,
                 None => 0,
             },
+            touched: self.touched(&env)?,
             full_subgroups: [Feature::Subgroup32, Feature::SubgroupArithmetic]
                 .iter()
                 .any(|feature| needs.contains(feature)),
@@ -397,6 +400,16 @@ impl<'a> Selector<'a> {
             }
             None => Ok(()),
         }
+    }
+
+    fn touched(&self, env: &BTreeMap<String, Value>) -> Result<BTreeMap<u32, u64>, Reason> {
+        let touched = self.manifest.touched.iter();
+        touched
+            .map(|(port, expr)| {
+                let elements = expr.eval_size(env);
+                Ok((*port, elements.map_err(|error| value_error(expr, &error))?))
+            })
+            .collect()
     }
 
     fn push(&self) -> Result<Vec<u8>, Reason> {

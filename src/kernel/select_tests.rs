@@ -14,6 +14,7 @@ const DOUBLE: &str = r#"Kernel(
         "y": Write(of: "A", shape: ["n..."]),
     },
     flops: "2 * n",
+    touched: { "x": "min(n, 5)" },
     reference: ["y[i<n] = 2 * x[i]"],
     push: { "n": U32("n"), "times": I32("times") },
     variants: [
@@ -96,6 +97,7 @@ fn the_preferred_variant_that_is_possible_wins() {
     let best = chosen(&list(7, DType::F32), &rich);
     assert_eq!(best.variant, "wide");
     assert!(best.full_subgroups && best.matrix);
+    assert_eq!((best.flops, best.touched), (14, BTreeMap::from([(0, 5)])));
     assert_eq!(
         best.needs,
         BTreeSet::from([Feature::Subgroup32, Feature::CoopmatF16])

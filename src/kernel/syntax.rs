@@ -25,6 +25,8 @@ pub(super) struct RawKernel {
     pub require: Vec<Name>,
     #[serde(default)]
     pub flops: Option<Name>,
+    #[serde(default, deserialize_with = "map")]
+    pub touched: Map<Name>,
     #[serde(default)]
     pub split: Option<RawSplit>,
     pub reference: Vec<Name>,

@@ -8,10 +8,23 @@ use crate::ids::PassId;
 
 use super::lower::Lowered;
 
-/// Bytes that a pass must move at least: every bound tensor once, twice if it is read and written.
-pub fn pass_bytes(graph: &Graph, pass: PassId) -> u64 {
+/// Bytes that a pass must move at least: every bound tensor once, or what it touches of it, twice if it is read and
+/// written.
+pub fn pass_bytes(graph: &Graph, pass: PassId, lowered: &Lowered) -> u64 {
     graph.passes[pass].ports.iter().fold(0, |sum, port| {
-        let bytes = graph.values[port.value].bytes().unwrap_or(u64::MAX);
+        let value = &graph.values[port.value];
+        let mut bytes = value.bytes().unwrap_or(u64::MAX);
+        let elements = value
+            .shape
+            .iter()
+            .fold(1, |all: u64, size| all.saturating_mul(*size));
+        if let Some(touched) = lowered.touched.get(&port.port)
+            && *touched < elements
+        {
+            // Elements of block formats share bytes, so their part of all bytes counts.
+            let part = u128::from(bytes) * u128::from(*touched) / u128::from(elements);
+            bytes = u64::try_from(part).unwrap_or(u64::MAX);
+        }
         let times = u64::from(port.access.reads()) + u64::from(port.access.writes());
         sum.saturating_add(bytes.saturating_mul(times))
     })

@@ -31,6 +31,8 @@ pub struct Lowered {
     pub push: Vec<u8>,
     /// Floating-point operations.
     pub flops: u64,
+    /// Elements that it touches of bindings that it does not touch as a whole.
+    pub touched: BTreeMap<u32, u64>,
     /// Whether the matrix units do them.
     pub matrix: bool,
 }
@@ -248,7 +250,7 @@ impl Lowering<'_> {
             dims: pass.binding.dims.clone(),
             options: pass.binding.options.clone(),
             flops: lowered.flops,
-            bytes: pass_bytes(self.entry.graph, id),
+            bytes: pass_bytes(self.entry.graph, id, lowered),
             fused: pass.fused.clone(),
         }
     }
@@ -260,7 +262,7 @@ impl Lowering<'_> {
         let work = passes.map(|pass| {
             pass_seconds(
                 &self.entry.lowered[*pass],
-                pass_bytes(self.entry.graph, *pass),
+                pass_bytes(self.entry.graph, *pass, &self.entry.lowered[*pass]),
                 roofs,
             )
         });

@@ -91,9 +91,9 @@ pub fn schedule(graph: &Graph, lowered: &IdVec<PassId, Lowered>, roofs: &Roofs) 
         .passes
         .ids()
         .map(|pass| {
-            lowered
-                .get(pass)
-                .map_or(0.0, |low| pass_seconds(low, pass_bytes(graph, pass), roofs))
+            lowered.get(pass).map_or(0.0, |low| {
+                pass_seconds(low, pass_bytes(graph, pass, low), roofs)
+            })
         })
         .collect();
     for passes in waves.iter_mut() {

@@ -197,6 +197,7 @@ pub fn stand_ins(graphs: &[Graph]) -> (IdVec<KernelId, Kernel>, Vec<IdVec<PassId
                 groups: [1, 1, 1],
                 push: vec![],
                 flops: 1000,
+                touched: BTreeMap::new(),
                 matrix: false,
             }
         });
