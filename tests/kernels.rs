@@ -419,6 +419,48 @@ fn linear_epilogues_of_decoders() {
     run("linear", &cases, &SUMS);
 }
 
+/// Integers know neither NaN nor infinity: a row of x that holds one must not come out as numbers, and no other row may
+/// be touched by it.
+#[test]
+fn integer_products_keep_what_is_not_finite() {
+    let library = support::library();
+    let manifest = &library.manifests["linear"];
+    let variant = manifest.variants.iter().find(|v| v.name == "dot").unwrap();
+    let device = gpu::profile();
+    let case = Case::new(&[("m", 2), ("k", 96), ("n", 12)]);
+    for weight in [DType::Int8, DType::Int4] {
+        let types = ["C", "S", "X"].map(|name| (name.to_string(), DType::F32));
+        let mut types = Types::from(types);
+        types.insert("W".into(), weight);
+        let lacks = gpu::lacks(variant, &types, &device);
+        if !lacks.is_empty() {
+            eprintln!("SKIPPED linear dot {weight}: the device lacks {lacks:?}");
+            continue;
+        }
+        let graph = Text::of(manifest, &types, std::slice::from_ref(&case));
+        let plan = gpu::compile_text(&graph.text, "linear", "dot", &device).unwrap();
+        let mut random = Random::from_env("integer_products_keep_what_is_not_finite");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut inputs: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for input in &graph.inputs {
+                let mut bytes = input.bytes(&mut random);
+                if input.port == "x" {
+                    bytes[4 * 37..4 * 38].copy_from_slice(&bad.to_le_bytes());
+                }
+                inputs.insert(input.name.clone(), bytes);
+            }
+            let mut on_device = OnDevice::open(&plan, |_| vec![]);
+            let ticket = on_device.submit(0, &inputs);
+            let got = on_device.wait(0, ticket);
+            let y = decode(DType::F32, &got[&graph.outputs[0].name]).unwrap();
+            let (first, second) = y.split_at(12);
+            let what = format!("{bad} in x, {weight}: {y:?}");
+            assert!(first.iter().all(|value| !value.is_finite()), "{what}");
+            assert!(second.iter().all(|value| value.is_finite()), "{what}");
+        }
+    }
+}
+
 /// Queries to y, turned keys and values into the cache: several sequences, several rows a sequence, rows without a
 /// token and past the end of the context.
 #[test]
