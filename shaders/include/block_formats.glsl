@@ -17,8 +17,11 @@ vec4 int4_values(uint word) {
 // that reaches it. It is NaN where `finite` is false, so that a value that was none does not become one.
 float int8_scale(float largest, bool finite) {
     float scale = finite ? largest / 127.0 : uintBitsToFloat(0x7fc00000u);
-    // As it is stored.
-    return unpackHalf2x16(packHalf2x16(vec2(scale, 0.0))).x;
+    // As it is stored. Devices may round to f16 as they like, so this rounds to its 11 bits first, halves to even, as
+    // the others do; adding cannot reach the bits of NaN from those of a number.
+    uint bits = floatBitsToUint(scale);
+    bits = bits + 0xfff + (bits >> 13 & 1) & ~0x1fffu;
+    return unpackHalf2x16(packHalf2x16(vec2(uintBitsToFloat(bits), 0.0))).x;
 }
 
 uint int8_word(vec4 values, float scale) {
