@@ -4,7 +4,7 @@
 //! pass. The way through: [`instance`] and [`device`] open a device and describe it as data; [`fit`] checks the
 //! plan against it before anything is made; [`arena`] makes the memory; [`pipeline`] the pipelines; `bind` the
 //! descriptor sets of every pass at both parities; `record` the command buffers; `submit` sends them and waits.
-//! `probe` runs passes one by one and looks at what they wrote.
+//! `upload` runs commands once, outside of forwards; `probe` runs passes one by one and looks at what they wrote.
 //!
 //! What always holds: nothing here decides anything about the model. The recorder walks the plan's steps; a
 //! choice that is missing from the plan is a field that the plan lacks. After an entry's first use no forward
@@ -26,6 +26,7 @@ pub(crate) mod record;
 pub(crate) mod submit;
 #[cfg(feature = "tracy")]
 pub mod tracy;
+mod upload;
 #[cfg(feature = "tracy")]
 pub(crate) mod zones;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use ash::vk;
 
-use super::arena::{Arenas, Memory, PIECE_BYTES, Upload, everything};
+use super::arena::{Arenas, Memory, PIECE_BYTES};
 use super::bind::Sets;
 use super::device::Device;
 use super::error::VkError;
 use super::pipeline::Pipelines;
+use super::upload::{Upload, everything};
 use crate::ids::{ArenaId, PassId};
 use crate::plan::Entry;
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use ash::{ext, khr, vk};
 use tracy_client_sys as sys;
 
-use super::arena::Upload;
 use super::device::Device;
 use super::error::VkError;
 use super::tracy::Tracy;
+use super::upload::Upload;
 use crate::plan::{Entry, Step};
 
 /// Zones that there are ids for: two ids of 16 bits each.
