@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
+use crate::codes::model as codes;
+use crate::model::embed::BoxError;
+use crate::plan::finite::NotFinite;
 
 /// A model whose next token depends on the whole cache of its slot: the sum of (token + 1) * (position + 3),
 /// modulo 97. A wrong position, a lost token or a foreign slot changes every later token.

@@ -19,6 +19,7 @@ pub mod rows;
 #[cfg(feature = "gpu")]
 pub mod runner;
 pub mod score;
+pub mod sequence;
 pub mod spm;
 pub mod text_tokenizer;
 pub mod texts;

@@ -1,3 +1,6 @@
+//! Which device is chosen by number, name or UUID.
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 fn device(index: usize, name: &str, kind: DeviceKind, uuid: &str) -> DeviceInfo {
