@@ -119,8 +119,9 @@ fn help_texts_are_as_recorded() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[cfg(feature = "gpu")]
 #[test]
-fn bad_usage_is_named_and_ends_with_2() {
+fn a_negative_number_is_told_what_is_allowed() {
     for (flag, value) in [
         ("--temperature", "-1"),
         ("--max-tokens", "-3"),
@@ -133,6 +134,10 @@ fn bad_usage_is_named_and_ends_with_2() {
             &words,
         );
     }
+}
+
+#[test]
+fn bad_usage_is_named_and_ends_with_2() {
     refused(&graphc(["compile", "--frob"]), 2, &["--frob", "Usage:"]);
     refused(&graphc(["complie"]), 2, &["complie", "compile"]);
     refused(
