@@ -19,14 +19,8 @@ layout(local_size_x = LOCAL_X) in;
 #define W_BY_16_BYTES
 #include "include/linear_io.glsl"
 
-// Elements of w in 16 bytes, and what their group shares.
-#if W_INT4
-#define SHARED vec2
-const uint PER = 32;
-#else
-#define SHARED float
-const uint PER = 16;
-#endif
+#include "include/gemv_operands.glsl"
+
 // Eight neighbours of x are an eighth, four of which are a group.
 const uint EIGHTHS = CHUNK / 8;
 const uint GROUPS = ROWS * CHUNK / 32;
@@ -142,12 +136,12 @@ void take_apart(uint first) {
 }
 
 // AHEAD loads of four columns and what their groups share, those past the end of a line from its last one.
-void fetch(out uvec4 q[AHEAD][4], out SHARED shared_by[AHEAD][4], uint line[4], uint groups[4], uint at, uint turn) {
+void fetch(out uvec4 q[AHEAD][4], out GROUP shared_by[AHEAD][4], uint line[4], uint groups[4], uint at, uint turn) {
     [[unroll]] for (uint a = 0; a < AHEAD; a++) {
         uint load = min(at + a * turn, ROW / PER - 1);
         [[unroll]] for (uint c = 0; c < 4; c++) {
             q[a][c] = w[line[c] + load];
-            shared_by[a][c] = SHARED(w_scale[groups[c] + load * PER / 32]);
+            shared_by[a][c] = GROUP(w_scale[groups[c] + load * PER / 32]);
         }
     }
 }
@@ -172,11 +166,7 @@ void main() {
     uint groups[4];
     [[unroll]] for (uint c = 0; c < 4; c++) {
         line[c] = min(column + c, n - 1) * loads;
-#if W_INT4
-        groups[c] = int4_group(n * ROW, line[c] * PER);
-#else
-        groups[c] = int8_group(n * ROW, line[c] * PER);
-#endif
+        groups[c] = group_index(line[c] * PER);
     }
     vec4 acc[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
@@ -189,7 +179,7 @@ void main() {
         uint end = min(first + CHUNK, ROW) / PER;
         uint at = first / PER + share * gl_SubgroupSize + gl_SubgroupInvocationID;
         uvec4 q[AHEAD][4];
-        SHARED shared_by[AHEAD][4];
+        GROUP shared_by[AHEAD][4];
         fetch(q, shared_by, line, groups, at, turn);
         if (first > 0) {
             barrier();

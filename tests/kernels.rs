@@ -471,6 +471,7 @@ fn linear_appends_to_the_cache() {
         (4, 4, 3, 2, 10),
         (6, 2, 1, 1, 64),
         (33, 1, 2, 1, 32),
+        (33, 1, 4, 2, 16),
     ] {
         let n = (heads + 2 * kv_heads) * head_dim;
         let case = Case::new(&[("m", m), ("k", 96), ("n", n), ("b", b)]);

@@ -36,6 +36,7 @@ struct Ahead {
 #if HAS_RESIDUAL
     OUT residual;
 #endif
+    // There is no structure without a member.
     bool nothing;
 };
 
