@@ -1,8 +1,8 @@
 //! Where the time goes. In: a plan, and times that somebody measured. Out: tables, advice, traces, comparisons and
 //! pages. Pure functions: no device, no files, no clocks.
 //!
-//! A forward is measured in two ways. *Per wave*: the recording of production with one timestamp more at the end of
-//! each wave. *Per pass*: the same passes one after another, with a barrier between any two, because passes of one
+//! A forward is measured in two ways. *Per wave*: the recording of production with a timestamp between each
+//! two waves. *Per pass*: the same passes one after another, with a barrier between any two, because passes of one
 //! wave overlap and cannot be told apart. The sum of the passes therefore differs from the whole, and the report says
 //! by how much.
 
@@ -106,7 +106,7 @@ pub struct Profile {
     pub wall: Spread,
     /// On the device, from the first command to the last.
     pub whole: Spread,
-    /// The sum over waves, with a timestamp after each.
+    /// The sum over waves, with a timestamp between each two.
     pub waves_sum: Spread,
     /// The sum over passes that run one after another.
     pub passes_sum: Spread,

@@ -142,13 +142,16 @@ fn head(out: &mut String, profile: &Profile) -> std::fmt::Result {
     *out += &line(
         "sum of waves",
         profile.waves_sum,
-        format!("{}: a timestamp after each wave", gap(profile.waves_sum)),
+        format!(
+            "{}: a timestamp between each two waves",
+            gap(profile.waves_sum)
+        ),
     );
     *out += &line(
         "sum of passes",
         profile.passes_sum,
         format!(
-            "{}: passes of a wave cannot overlap, a timestamp after each",
+            "{}: passes of a wave cannot overlap, a timestamp between each two",
             gap(profile.passes_sum)
         ),
     );

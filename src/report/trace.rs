@@ -33,9 +33,9 @@ pub struct Traced<'a> {
     pub entry: &'a Entry,
     /// Its profile, whose rows name what the timestamps separate.
     pub profile: &'a Profile,
-    /// Forwards with a timestamp after each wave.
+    /// Forwards with a timestamp between each two waves.
     pub waves: &'a [Forward],
-    /// Forwards with a timestamp after each pass.
+    /// Forwards with a timestamp between each two passes.
     pub passes: &'a [Forward],
 }
 

@@ -146,8 +146,14 @@ fn validation_sees_a_missing_barrier() {
 fn timestamps_are_taken_only_when_asked_for() {
     let mut session = open(checked(), plans::chain()).unwrap();
     let entry = session.entry("n=64").unwrap();
-    // Two for the ends, one after each of 5 steps.
-    for (timing, count) in [(Timing::Off, 0), (Timing::Ends, 2), (Timing::Steps, 7)] {
+    // Two for the ends; one more after each of 5 steps, or between 2 passes, each a wave.
+    for (timing, count) in [
+        (Timing::Off, 0),
+        (Timing::Ends, 2),
+        (Timing::Steps, 7),
+        (Timing::Waves, 3),
+        (Timing::Passes, 3),
+    ] {
         session.set_timing(timing).unwrap();
         let ticket = session.begin(entry).unwrap().submit().unwrap();
         let stamps = session.wait(ticket).unwrap().timestamps().unwrap();

@@ -147,6 +147,8 @@ impl<'a> Row<'a> {
             "wall_ms": of(&self.figures.wall),
             "context": context,
             "wall_beyond_gpu_ms": self.beyond,
+            "inputs_written_ms": of(&self.figures.written),
+            "submitted_ms": of(&self.figures.submitted),
             "wall_with_timestamps_ms": of(&self.figures.timed_wall),
             "sequences_per_s": self.sequences / self.alone,
             "tokens_per_s": self.tokens / self.alone,

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use graphc::plan::{Entry, Plan, Step};
-use graphc::run::{EntryId, Output, RunError, Session, Ticket, Timing};
+use graphc::run::{EntryId, Output, RunError, Session, Slot, Ticket, Timing};
 
 use crate::failure::Failure;
 
@@ -23,6 +23,10 @@ pub struct Figures {
     pub gpu: Vec<Duration>,
     /// From before the inputs are written until the result can be read, without timestamps.
     pub wall: Vec<Duration>,
+    /// The first part of `wall`: until the inputs are written.
+    pub written: Vec<Duration>,
+    /// The first two parts of `wall`: until the driver has taken the submit.
+    pub submitted: Vec<Duration>,
     /// The same with timestamps, for the same forwards as `gpu`.
     pub timed_wall: Vec<Duration>,
     /// Wall time of a forward when two are in flight.
@@ -71,9 +75,14 @@ pub fn measure(
     session.set_timing(Timing::Off)?;
     warm_up(session, entry, &inputs)?;
     let mut wall = Vec::new();
+    let (mut written, mut submitted) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let start = Instant::now();
-        forward(session, entry, &inputs)?;
+        let slot = write(session, entry, &inputs)?;
+        written.push(start.elapsed());
+        let ticket = slot.submit()?;
+        submitted.push(start.elapsed());
+        session.wait(ticket)?;
         wall.push(start.elapsed());
     }
     let start = Instant::now();
@@ -106,6 +115,8 @@ pub fn measure(
     Ok(Figures {
         gpu,
         wall,
+        written,
+        submitted,
         timed_wall,
         overlapped,
         steps,
@@ -164,13 +175,22 @@ pub fn forward<'s>(
     session.wait(ticket)
 }
 
-/// Submits a forward. It writes what a caller with new texts would: not the positions of padded sequences, which are the
-/// entry's own (see [`graphc::model::rows`]), while they are still there.
+/// Submits a forward.
 pub fn submit(
     session: &mut Session,
     entry: EntryId,
     inputs: &[(String, Vec<u32>)],
 ) -> Result<Ticket, RunError> {
+    write(session, entry, inputs)?.submit()
+}
+
+/// Writes the inputs of a forward: what a caller with new texts would, not the positions of padded sequences, which are the
+/// entry's own (see [`graphc::model::rows`]), while they are still there.
+fn write<'s>(
+    session: &'s mut Session,
+    entry: EntryId,
+    inputs: &[(String, Vec<u32>)],
+) -> Result<Slot<'s>, RunError> {
     let mut slot = session.begin(entry)?;
     let padded = inputs.iter().any(|(name, _)| name == "spans");
     let kept = padded && slot.again();
@@ -180,7 +200,7 @@ pub fn submit(
         }
         slot.input::<u32>(name)?.copy_from_slice(words);
     }
-    slot.submit()
+    Ok(slot)
 }
 
 /// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.

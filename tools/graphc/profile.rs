@@ -23,7 +23,7 @@ use crate::subject::{Subject, SubjectArgs};
     graphc profile --model minilm --entry batch=32,seq=128 --dtype f16\n  \
     graphc profile graphs/models/bert.ron --set layers=2 --set d_model=64 ... --entry batch=4,seq=16 --by wave\n  \
     graphc profile --model minilm --format json > before.json   (`graphc diff` compares two of them)\n\n\
-    Per wave is what production runs, with one timestamp after each wave. Per pass runs the same passes one after \
+    Per wave is what production runs, with a timestamp between each two waves. Per pass runs the same passes one after \
     another, so that each can be told from its neighbours; its sum is larger than the whole where passes would \
     have overlapped.")]
 pub struct Args {
