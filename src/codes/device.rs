@@ -66,7 +66,7 @@ pub(super) const CODES: &[Explained] = &[
         "G0709",
         "no result in time",
         "graphc never waits without an end. Either the device hangs, or it is busy with other work, or the forward really \
-         takes that long: then raise the time-out or use smaller entries.",
+         takes that long: then raise the time-out (`--timeout SECONDS`, 120 if missing) or use smaller entries.",
     ),
     explained(
         "G0710",

@@ -78,7 +78,7 @@ pub enum VkError {
     DeviceLost { doing: String },
     /// A wait took too long.
     #[error(
-        "no result after {waited:?} while {doing}\nhelp: the device may hang or be busy with other work; raise the time-out if the model needs longer"
+        "no result after {waited:?} while {doing}\nhelp: the device may hang or be busy with other work; raise the time-out if the model needs longer (`--timeout SECONDS`)"
     )]
     TimeOut { doing: String, waited: Duration },
     /// The validation layer was asked for and is not there.

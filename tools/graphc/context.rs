@@ -34,6 +34,17 @@ pub struct Global {
         hide_env_values = true
     )]
     cache_dir: Option<PathBuf>,
+    /// Longest wait for a result of the device before it counts as an error
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        default_value_t = 120,
+        env = "GRAPHC_TIMEOUT",
+        hide_env_values = true,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    timeout: u32,
     /// When to colour messages; NO_COLOR switches colours off, too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
@@ -57,6 +68,8 @@ pub struct Context {
     pub color: bool,
     /// Whether to say only what was asked for and errors.
     pub quiet: bool,
+    /// The longest wait for a result of the device.
+    pub timeout: std::time::Duration,
     /// Tracy, if the command listens for it.
     #[cfg(feature = "gpu")]
     pub listening: crate::tracy::Listening,
@@ -80,6 +93,7 @@ impl Context {
             cache_dir: global.cache_dir.clone().or_else(user_cache),
             color,
             quiet: global.quiet,
+            timeout: std::time::Duration::from_secs(global.timeout.into()),
             #[cfg(feature = "gpu")]
             listening: Default::default(),
         }

@@ -284,6 +284,7 @@ pub fn open(
 ) -> Result<Session, Failure> {
     let mut options = SessionOptions {
         pipeline_cache: Some(context.cache_dir()?.join("pipelines")),
+        time_out: context.timeout,
         ..options
     };
     context.listening.show(&mut options);
