@@ -205,7 +205,7 @@ fn embed_sum() {
 #[test]
 fn rms_norm() {
     let mut cases = Vec::new();
-    for (m, n) in [(1, 5), (3, 384), (7, 1001), (2, 2100)] {
+    for (m, n) in [(1, 5), (3, 384), (7, 1001), (2, 2100), (1, 5376)] {
         let case = Case::new(&[("m", m), ("n", n)]);
         cases.push(case.clone().float("eps", 1e-5));
         cases.push(case.bind(&["residual"]));

@@ -1,0 +1,75 @@
+// RMSNorm, one row a workgroup, four neighbours at a time. All that a row needs is on its way before the first sum: where
+// rows are few, waiting for memory is all the time there is.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#include "include/storage.glsl"
+
+layout(local_size_x = LOCAL_X) in;
+
+#if X_F16
+#define X4 f16vec4
+#else
+#define X4 vec4
+#endif
+#if S_F16
+#define S4 f16vec4
+#else
+#define S4 vec4
+#endif
+layout(binding = BIND_X) readonly buffer In0 { X4 x[]; };
+layout(binding = BIND_WEIGHT) readonly buffer In1 { vec4 weight[]; };
+#if HAS_RESIDUAL
+layout(binding = BIND_RESIDUAL) readonly buffer In2 { S4 residual[]; };
+#endif
+layout(binding = BIND_Y) writeonly buffer Out { S4 y[]; };
+layout(push_constant) uniform Push { uint m, n; float eps; };
+
+const uint VECTORS = N / 4;
+const uint ITEMS = (VECTORS + LOCAL_X - 1) / LOCAL_X;
+shared float subgroup_sums[SUBGROUPS];
+
+void main() {
+    uint row = workgroup_number();
+    if (row >= m) {
+        return;
+    }
+    uint t = gl_LocalInvocationID.x;
+    vec4 items[ITEMS];
+    vec4 weights[ITEMS];
+    vec4 residuals[ITEMS];
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        // Past the end the last vector is read again and counts for nothing.
+        uint j = min(i * LOCAL_X + t, VECTORS - 1);
+        items[i] = vec4(x[row * VECTORS + j]);
+        weights[i] = weight[j];
+#if HAS_RESIDUAL
+        residuals[i] = vec4(residual[row * VECTORS + j]);
+#endif
+    }
+    float squares = 0.0;
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        squares += i * LOCAL_X + t < VECTORS ? dot(items[i], items[i]) : 0.0;
+    }
+    squares = subgroupAdd(squares);
+    if (gl_SubgroupInvocationID == 0) {
+        subgroup_sums[gl_SubgroupID] = squares;
+    }
+    barrier();
+    float total = 0.0;
+    [[unroll]] for (uint i = 0; i < SUBGROUPS; i++) {
+        total += subgroup_sums[i];
+    }
+    float scale = inversesqrt(total / float(n) + eps);
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        uint j = i * LOCAL_X + t;
+        if (j < VECTORS) {
+            vec4 value = items[i] * scale * weights[i];
+#if HAS_RESIDUAL
+            value += residuals[i];
+#endif
+            y[row * VECTORS + j] = S4(value);
+        }
+    }
+}
