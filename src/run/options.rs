@@ -40,7 +40,7 @@ impl Default for SessionOptions {
             validation: false,
             labels: false,
             pipeline_cache: None,
-            poll: Duration::from_millis(4),
+            poll: Duration::from_millis(100),
             time_out: Duration::from_secs(120),
             staged_weights: false,
             timing: Timing::Off,
