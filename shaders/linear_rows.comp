@@ -1,49 +1,90 @@
 // x w^T for devices with narrow subgroups, which are CPUs: memory shared by a workgroup is no faster there than any
-// other and a barrier is costly, while a load from one address for the whole workgroup is cheap. Each invocation
-// keeps 4 columns of ROWS rows in registers; x is loaded once for all invocations, w by each for itself.
+// other and a barrier is costly, while a load from one address for the whole workgroup is cheap. Each invocation keeps
+// 4 * FOURS columns of ROWS rows in registers; x is loaded once for all invocations, w by each for itself and by 16 bytes, as a load
+// that differs between lanes is done lane by lane.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/storage.glsl"
 
-layout(constant_id = 0) const uint LANES = 32;
 layout(local_size_x = LOCAL_X) in;
+#if W_INT8 || W_INT4 || W_F16
+#define W_BY_16_BYTES
+#endif
 #include "include/linear_io.glsl"
 
-const uint ROWS = 16;
+#ifdef W_BY_16_BYTES
+#include "include/gemv_operands.glsl"
+#else
+#define PER 4
+const uint VECTORS = 1;
+#endif
+
+const uint COLUMNS = 4 * FOURS;
 
 void main() {
     uint first_row = gl_WorkGroupID.x * ROWS;
-    uint column = 4 * (gl_WorkGroupID.y * LANES + gl_LocalInvocationID.x);
+    uint column = COLUMNS * (gl_WorkGroupID.y * LOCAL_X + gl_LocalInvocationID.x);
     // Past the edges the last row and columns are computed again and not written: no branch stands in the loop.
-    vec4 acc[ROWS];
+    vec4 acc[ROWS][FOURS];
     float squares[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        acc[r] = vec4(0.0);
+        [[unroll]] for (uint f = 0; f < FOURS; f++) {
+            acc[r][f] = vec4(0.0);
+        }
         squares[r] = 0.0;
     }
-    for (uint k4 = 0; k4 < k / 4; k4++) {
-        vec4 b[4];
-        [[unroll]] for (uint c = 0; c < 4; c++) {
-            b[c] = w_inside(min(column + c, n - 1), k4);
-#if HAS_GAIN
-            b[c] *= gain_inside(k4);
+    uint line[COLUMNS];
+    [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+        line[c] = min(column + c, n - 1) * (k / PER);
+    }
+    for (uint at = 0; at < k / PER; at++) {
+#ifdef W_BY_16_BYTES
+        uvec4 q[COLUMNS];
+#if W_BLOCKS
+        GROUP scale[COLUMNS];
+#endif
+        [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+            q[c] = w[line[c] + at];
+#if W_BLOCKS
+            scale[c] = group_at(group_index((line[c] + at) * PER));
 #endif
         }
-        [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            vec4 a = x_inside(min(first_row + r, m - 1), k4);
-            acc[r] += vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
-#if HAS_GAIN
-            squares[r] += dot(a, a);
 #endif
+        for (uint i = 0; i < VECTORS; i++) {
+            vec4 b[COLUMNS];
+            [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+#if W_INT4
+                b[c] = scale[c].x * quants(q[c], i) + scale[c].y;
+#elif W_INT8
+                b[c] = scale[c] * quants(q[c], i);
+#elif W_F16
+                b[c] = quants(q[c], i);
+#else
+                b[c] = w_inside(min(column + c, n - 1), at);
+#endif
+            }
+#if HAS_GAIN
+            vec4 gains = gain_inside(at * VECTORS + i);
+#endif
+            [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                vec4 a = x_inside(min(first_row + r, m - 1), at * VECTORS + i);
+#if HAS_GAIN
+                squares[r] += dot(a, a);
+                a *= gains;
+#endif
+                [[unroll]] for (uint f = 0; f < FOURS; f++) {
+                    acc[r][f] += vec4(dot(a, b[4 * f]), dot(a, b[4 * f + 1]), dot(a, b[4 * f + 2]), dot(a, b[4 * f + 3]));
+                }
+            }
         }
     }
+    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+        [[unroll]] for (uint f = 0; f < FOURS; f++) {
 #if HAS_GAIN
-    [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        acc[r] *= rms_scale(squares[r]);
-    }
+            acc[r][f] *= rms_scale(squares[r]);
 #endif
-    [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        finish(first_row + r, column, acc[r]);
+            finish(first_row + r, column + 4 * f, acc[r][f]);
+        }
     }
 #if HAS_NORM_WEIGHT
     finish_rows(gl_WorkGroupID.x, first_row, ROWS, gl_NumWorkGroups.y);
