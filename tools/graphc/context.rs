@@ -44,6 +44,8 @@ pub struct Global {
         hide_env_values = true,
         value_parser = clap::value_parser!(u32).range(1..)
     )]
+    // A build without a device takes the flag as well, so that scripts need not know.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     timeout: u32,
     /// When to colour messages; NO_COLOR switches colours off, too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
@@ -69,6 +71,7 @@ pub struct Context {
     /// Whether to say only what was asked for and errors.
     pub quiet: bool,
     /// The longest wait for a result of the device.
+    #[cfg(feature = "gpu")]
     pub timeout: std::time::Duration,
     /// Tracy, if the command listens for it.
     #[cfg(feature = "gpu")]
@@ -93,6 +96,7 @@ impl Context {
             cache_dir: global.cache_dir.clone().or_else(user_cache),
             color,
             quiet: global.quiet,
+            #[cfg(feature = "gpu")]
             timeout: std::time::Duration::from_secs(global.timeout.into()),
             #[cfg(feature = "gpu")]
             listening: Default::default(),
