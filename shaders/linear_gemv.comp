@@ -50,12 +50,10 @@ void main() {
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             q[c] = w[min(first_column + c, n - 1) * loads + load];
         }
-#if W_BLOCKS
         GROUP scale[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             scale[c] = group_at(group_index(min(first_column + c, n - 1) * k + load * PER));
         }
-#endif
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             [[unroll]] for (uint i = 0; i < VECTORS; i++) {
                 uint vector = i * LANES + t;
@@ -94,13 +92,7 @@ void main() {
         [[unroll]] for (uint i = 0; i < VECTORS; i++) {
             vec4 values[COLUMNS];
             [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-#if W_INT4
-                values[c] = scale[c].x * quants(q[c], i) + scale[c].y;
-#elif W_INT8
-                values[c] = scale[c] * quants(q[c], i);
-#else
-                values[c] = quants(q[c], i);
-#endif
+                values[c] = weights(q[c], i, scale[c]);
             }
             [[unroll]] for (uint r = 0; r < ROWS; r++) {
                 vec4 v = staged[r * STEP + place(t * VECTORS + i)];

@@ -1,23 +1,16 @@
 // x w^T for devices with narrow subgroups, which are CPUs: memory shared by a workgroup is no faster there than any
 // other and a barrier is costly, while a load from one address for the whole workgroup is cheap. Each invocation keeps
-// 4 * FOURS columns of ROWS rows in registers; x is loaded once for all invocations, w by each for itself and by 16 bytes, as a load
-// that differs between lanes is done lane by lane.
+// 4 * FOURS columns of ROWS rows in registers. x is loaded once for all invocations; w by each for itself, 16 bytes at a
+// time, as a load that differs between lanes is done lane by lane.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/storage.glsl"
 
 layout(local_size_x = LOCAL_X) in;
-#if W_INT8 || W_INT4 || W_F16
 #define W_BY_16_BYTES
-#endif
 #include "include/linear_io.glsl"
 
-#ifdef W_BY_16_BYTES
 #include "include/gemv_operands.glsl"
-#else
-#define PER 4
-const uint VECTORS = 1;
-#endif
 
 const uint COLUMNS = 4 * FOURS;
 
@@ -38,30 +31,17 @@ void main() {
         line[c] = min(column + c, n - 1) * (k / PER);
     }
     for (uint at = 0; at < k / PER; at++) {
-#ifdef W_BY_16_BYTES
         uvec4 q[COLUMNS];
-#if W_BLOCKS
         GROUP scale[COLUMNS];
-#endif
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             q[c] = w[line[c] + at];
-#if W_BLOCKS
             scale[c] = group_at(group_index((line[c] + at) * PER));
-#endif
         }
-#endif
+        // Not unrolled, or llvmpipe takes several times as long to compile it.
         for (uint i = 0; i < VECTORS; i++) {
             vec4 b[COLUMNS];
             [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-#if W_INT4
-                b[c] = scale[c].x * quants(q[c], i) + scale[c].y;
-#elif W_INT8
-                b[c] = scale[c] * quants(q[c], i);
-#elif W_F16
-                b[c] = quants(q[c], i);
-#else
-                b[c] = w_inside(min(column + c, n - 1), at);
-#endif
+                b[c] = weights(q[c], i, scale[c]);
             }
 #if HAS_GAIN
             vec4 gains = gain_inside(at * VECTORS + i);

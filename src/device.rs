@@ -142,6 +142,27 @@ pub struct Limits {
     pub all_memory: Option<u64>,
 }
 
+impl Default for Limits {
+    /// What Vulkan 1.3 promises of every device, with subgroups of one.
+    fn default() -> Self {
+        Self {
+            max_storage_buffer_range: 1 << 27,
+            max_allocation: 1 << 30,
+            min_storage_alignment: 256,
+            max_shared_memory: 16 << 10,
+            max_invocations: 128,
+            max_workgroup_size: [128, 128, 64],
+            max_workgroup_count: [65535; 3],
+            max_push_constants: 128,
+            max_storage_buffers: 4,
+            subgroup_size: 1,
+            compute_units: None,
+            device_memory: None,
+            all_memory: None,
+        }
+    }
+}
+
 /// Measured speeds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -5,8 +5,10 @@
 #define PER 32
 #elif W_INT8
 #define PER 16
-#else
+#elif W_F16
 #define PER 8
+#else
+#define PER 4
 #endif
 const uint VECTORS = PER / 4;
 
@@ -31,9 +33,13 @@ vec4 quants(uvec4 q, uint vector) {
     uint word = q[vector] ^ 0x80808080;
     return uintBitsToFloat(uvec4(word << 15, word << 7, word >> 1, word >> 9) & 0x7f8000 | 0x3f800000) - 1.5;
 }
-#else
+#elif W_F16
 vec4 quants(uvec4 q, uint vector) {
     return vec4(unpackHalf2x16(q[2 * vector]), unpackHalf2x16(q[2 * vector + 1]));
+}
+#else
+vec4 quants(uvec4 q, uint vector) {
+    return uintBitsToFloat(q);
 }
 #endif
 
@@ -54,4 +60,24 @@ GROUP group_at(uint index) {
 uint group_index(uint element) {
     return int8_group(n * k, element);
 }
+#else
+// Nothing.
+#define GROUP uint
+GROUP group_at(uint index) {
+    return 0;
+}
+uint group_index(uint element) {
+    return 0;
+}
 #endif
+
+// Four of the elements in 16 bytes of w.
+vec4 weights(uvec4 q, uint vector, GROUP shared_by) {
+#if W_INT4
+    return shared_by.x * quants(q, vector) + shared_by.y;
+#elif W_INT8
+    return shared_by * quants(q, vector);
+#else
+    return quants(q, vector);
+#endif
+}

@@ -21,7 +21,8 @@ const NAPS: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)
 /// after it, one that blocks 33 to 40 us after it, so the end is polled for. A long forward is slept through up to
 /// some time before its end, in naps that grow shorter. That time is not short: a core that has slept writes the next
 /// inputs and submits several times slower for a while after (54 us instead of 12 behind a forward of 24 ms with 2 ms
-/// of polling before its end, 47 us behind one of 44 ms with 25 ms of it). One that takes much longer than expected is blocked for.
+/// of polling before its end, 47 us behind one of 44 ms with 25 ms of it). One that takes much longer than expected is
+/// blocked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patience {
     /// First sleep for this long.

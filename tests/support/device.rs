@@ -8,19 +8,14 @@ use graphc::device::{DeviceProfile, Feature, Limits, Roofs};
 /// Roomy limits.
 pub fn limits() -> Limits {
     Limits {
-        max_storage_buffer_range: 1 << 27,
         max_allocation: 1 << 31,
         min_storage_alignment: 64,
         max_shared_memory: 32 << 10,
         max_invocations: 1024,
         max_workgroup_size: [1024; 3],
-        max_workgroup_count: [65535; 3],
-        max_push_constants: 128,
         max_storage_buffers: 16,
         subgroup_size: 8,
-        compute_units: None,
-        device_memory: None,
-        all_memory: None,
+        ..Limits::default()
     }
 }
 
