@@ -1,4 +1,5 @@
-// One sequence an invocation: where its step starts.
+// Where the step of each sequence starts, one an invocation at a time; one workgroup, which so knows whether any is
+// alive.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/storage.glsl"
@@ -14,18 +15,34 @@ layout(binding = BIND_PROGRESS) readonly buffer In4 { uvec4 progress[]; };
 layout(binding = BIND_NEXT_IDS) writeonly buffer Out0 { uint next_ids[]; };
 layout(binding = BIND_NEXT_POSITIONS) writeonly buffer Out1 { uint next_positions[]; };
 layout(push_constant) uniform Push { uint b; };
+#if HAS_ALIVE
+layout(binding = BIND_ALIVE) writeonly buffer State { uint alive[]; };
+#endif
 
 const uint NONE = 0xffffffffu;
+shared uint any;
 
 void main() {
-    uint i = workgroup_number() * LOCAL_X + gl_LocalInvocationID.x;
-    if (i >= b) {
-        return;
+    uint t = gl_LocalInvocationID.x;
+    if (t == 0) {
+        any = 0;
     }
-    uvec4 before = progress[slots[i]];
-    bool fresh = before.w == 0 && flow[i].x == 1;
-    uint position = fresh ? positions[i] : before.y;
-    bool dead = !fresh && before.z == 1 || position >= flow[i].y;
-    next_ids[i] = dead ? 0 : fresh ? ids[i] : before.x;
-    next_positions[i] = dead ? NONE : position;
+    barrier();
+    for (uint i = t; i < b; i += LOCAL_X) {
+        uvec4 before = progress[slots[i]];
+        bool fresh = before.w == 0 && flow[i].x == 1;
+        uint position = fresh ? positions[i] : before.y;
+        bool dead = !fresh && before.z == 1 || position >= flow[i].y;
+        next_ids[i] = dead ? 0 : fresh ? ids[i] : before.x;
+        next_positions[i] = dead ? NONE : position;
+        if (!dead) {
+            any = 1;
+        }
+    }
+#if HAS_ALIVE
+    barrier();
+    if (t == 0) {
+        alive[0] = any;
+    }
+#endif
 }

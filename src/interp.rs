@@ -7,6 +7,7 @@
 //! - Passes of one wave may run in any order and at the same time: at the start of a wave every range that one of
 //!   its passes only writes becomes poison, and the passes then run in an order shuffled by a seed. Seeds `2k` and
 //!   `2k + 1` run every wave in opposite orders, so two runs meet every pair of passes both ways round.
+//! - Guarded passes do not run where the guard is 0, and what they would have written stays poison.
 //! - Values are rounded to their storage type when written, and computed in f64 between.
 //! - A NaN among the values of a pass is an error that names the pass, the tensor and the poisoned operand.
 //!
@@ -173,6 +174,9 @@ impl<'a> Interpreter<'a> {
                 }
                 memory.poison_writes(&wave)?;
                 for pass in wave {
+                    if memory.is_let_out(pass)? {
+                        continue;
+                    }
                     run_pass(self.plan, &self.formulas, &mut memory, pass)?;
                 }
             }
@@ -287,6 +291,16 @@ impl<'a> Memory<'a> {
             arenas,
             own,
         })
+    }
+
+    /// Whether the guard is 0 and the pass guarded. What it would write stays poison.
+    fn is_let_out(&self, pass: PassId) -> Result<bool, InterpError> {
+        match self.entry.guard {
+            Some(guard) if self.pass(pass)?.guarded => {
+                Ok(self.bytes(guard)?.iter().take(4).all(|byte| *byte == 0))
+            }
+            _ => Ok(false),
+        }
     }
 
     fn pass(&self, id: PassId) -> Result<&'a PassInfo, InterpError> {

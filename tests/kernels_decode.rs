@@ -113,43 +113,50 @@ fn state(port: &'static str, dtype: DType, shape: &[u64]) -> State {
     }
 }
 
-/// Fresh or going on, in the first step or a later one, done or not, before or at the limit; more sequences than one
-/// workgroup takes.
+/// Fresh or going on, in the first step or a later one, done or not, before or at the limit; more sequences than
+/// invocations. In the second round all are at their limit, so that nobody is alive.
 #[test]
 fn step_begin() {
     let mut random = Random::from_env("step_begin");
-    let (b, slots) = (37_u64, 41_u64);
+    let (b, slots) = (133_u64, 141_u64);
     let order = permutation(&mut random, slots);
     let mut draw = |count: u64, limit: u64| -> Vec<f64> {
         (0..count).map(|_| random.below(limit) as f64).collect()
     };
-    let flow = (0..b)
+    let flow: Vec<f64> = (0..b)
         .flat_map(|_| [draw(1, 2)[0], draw(1, 12)[0]])
         .collect();
+    let at_the_limit = flow.chunks(2).flat_map(|pair| [pair[0], 0.0]).collect();
     let progress =
         (0..slots).flat_map(|_| [draw(1, 90)[0], draw(1, 12)[0], draw(1, 2)[0], draw(1, 2)[0]]);
     let progress: Vec<f64> = progress.collect();
+    let (ids, positions) = (draw(b, 90), draw(b, 12));
     let pass = Pass {
         label: "all".into(),
         inputs: vec![
-            changing("ids", DType::U32, &[b], vec![draw(b, 90)]),
-            changing("positions", DType::U32, &[b], vec![draw(b, 12)]),
-            changing("flow", DType::U32, &[b, 2], vec![flow]),
-            changing(
-                "slots",
-                DType::U32,
-                &[b],
-                vec![order[..b as usize].to_vec()],
-            ),
-            changing("progress", DType::U32, &[slots, 4], vec![progress]),
+            fixed("ids", DType::U32, &[b], &ids, 2),
+            fixed("positions", DType::U32, &[b], &positions, 2),
+            changing("flow", DType::U32, &[b, 2], vec![flow, at_the_limit]),
+            fixed("slots", DType::U32, &[b], &order[..b as usize], 2),
+            fixed("progress", DType::U32, &[slots, 4], &progress, 2),
         ],
+        states: vec![state("alive", DType::U32, &[1])],
         outputs: vec![
             output("next_ids", DType::U32),
             output("next_positions", DType::U32),
         ],
         ..Pass::default()
     };
-    run("step_begin", |_| vec![pass.clone()], same);
+    let mut alive = Vec::new();
+    run(
+        "step_begin",
+        |_| vec![pass.clone()],
+        |passes, seen| {
+            same(passes, seen);
+            alive.extend((seen.port == "alive").then(|| seen.device.clone()));
+        },
+    );
+    assert_eq!(alive[..2], [[1.0], [0.0]], "somebody, then nobody");
 }
 
 fn permutation(random: &mut Random, count: u64) -> Vec<f64> {

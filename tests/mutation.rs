@@ -4,8 +4,9 @@
 
 mod planning;
 
+use graphc::dtype::DType;
 use graphc::graph::Class;
-use graphc::ids::{ArenaId, TensorId};
+use graphc::ids::{ArenaId, Id, PassId, TensorId};
 use graphc::kernel::Access;
 use graphc::plan::verify::{Rule, Violation, verify, verify_against};
 use graphc::plan::{Barrier, Plan, Role, Slot, Step};
@@ -443,6 +444,9 @@ fn decoder(entry: &str, repeat: u32) -> graphc::graph::Graph {
     b.graph.repeat = repeat;
     let ids = b.value("ids", Class::Input, 8);
     let progress = b.value("progress", Class::State, 8);
+    let alive = b.value("alive", Class::State, 8);
+    b.graph.values[alive].dtype = DType::U32;
+    b.graph.guard = Some("alive".into());
     let mut h = b.transient("h", 64);
     b.ports(
         "begin",
@@ -450,6 +454,7 @@ fn decoder(entry: &str, repeat: u32) -> graphc::graph::Graph {
             (ids, Access::Read, None),
             (progress, Access::Read, None),
             (h, Access::Write, None),
+            (alive, Access::ReadWrite, None),
         ],
     );
     for layer in 0..2 {
@@ -509,6 +514,11 @@ fn every_barrier_of_steps_with_state_counts() {
                 weaker.entries[entry].steps[at] = Step::Barrier(Barrier::Execution);
                 rejected(&weaker, &[Rule::Order], &what);
             }
+            if barrier == Barrier::Guard {
+                let mut weaker = plan.clone();
+                weaker.entries[entry].steps[at] = Step::Barrier(Barrier::Memory);
+                rejected(&weaker, &[Rule::Order], &what);
+            }
         }
     }
     let mut apart = plan.clone();
@@ -516,6 +526,38 @@ fn every_barrier_of_steps_with_state_counts() {
     apart.entries[1].tensors[one].offset = plan.entries[1].tensors[other].offset;
     apart.entries[1].tensors[other].offset = plan.entries[1].tensors[one].offset;
     rejected(&apart, &[Rule::Sharing], "another layer's cache");
+}
+
+#[test]
+fn guarded_passes_follow_the_guard_and_write_no_output() {
+    let plan = plan(&[decoder("steps", 4)]);
+    let entry = &plan.entries[0];
+    assert_eq!(entry.guard, Some(tensor(&plan, 0, "alive")));
+    // All but the first, which writes the guard, and the last, which writes an output.
+    let guarded: Vec<bool> = entry.passes.iter().map(|pass| pass.guarded).collect();
+    assert_eq!(guarded, [false, true, true, true, true, false]);
+    let kinds: Vec<Barrier> = barriers(&plan, 0)
+        .into_iter()
+        .map(|(_, kind)| kind)
+        .collect();
+    let [guard, memory] = [Barrier::Guard, Barrier::Memory];
+    assert_eq!(kinds, [guard, guard, memory, memory, memory, memory]);
+    for (pass, guarded) in guarded.into_iter().enumerate() {
+        let mut mutant = plan.clone();
+        mutant.entries[0].passes[PassId::new(pass)].guarded = true;
+        match guarded {
+            true => assert!(verify(&mutant).is_ok()),
+            false => {
+                rejected(&mutant, &[Rule::Steps], "guarded");
+            }
+        }
+    }
+    let mut without = plan.clone();
+    without.entries[0].guard = None;
+    rejected(&without, &[Rule::Steps], "no guard");
+    let mut other = plan.clone();
+    other.entries[0].guard = Some(tensor(&plan, 0, "progress"));
+    rejected(&other, &[Rule::Shape], "a guard of f32");
 }
 
 #[test]

@@ -95,6 +95,10 @@ mixed up. Give one of the `Use` items, or the state, another `name`.";
     REPEATED_CARRY "G0120" "a carry in a repeated body":
         "A carry has two slots that turn with every submit; the rounds of one submit share a recording, so they \
 would all read the same slot. Values that go from round to round belong into `state`.";
+    /// A guard that cannot be one.
+    GUARD "G0121" "a guard that decides nothing":
+        "`guard` names a state of u32. Where its first element is 0 after the pass that writes it, the passes behind \
+that one need not run. Declare the state under `state: {..}`, and bind it under `out` of the pass that decides.";
 
     /// A kernel without a manifest.
     UNKNOWN_KERNEL "G0201" "unknown kernel":

@@ -33,6 +33,8 @@ pub struct Flat {
     pub passes: IdVec<PassId, FlatPass>,
     /// How often one submit runs the passes.
     pub repeat: u32,
+    /// The state that guards a round, see [`super::Graph::guard`].
+    pub guard: Option<String>,
     /// What the host writes, in file order.
     pub inputs: Vec<ValueId>,
     /// What the host reads, in file order, with the place that says so.

@@ -335,6 +335,7 @@ impl<'a> Typer<'a> {
             values,
             passes: self.passes,
             repeat: flat.repeat,
+            guard: flat.guard.clone(),
             inputs: flat.inputs.clone(),
             outputs: flat.outputs.iter().map(|(_, value)| *value).collect(),
         };

@@ -181,6 +181,9 @@ pub struct Graph {
     pub passes: IdVec<PassId, Pass>,
     /// How often one submit runs the passes.
     pub repeat: u32,
+    /// The name of the state that guards a round: where its first u32 is 0 once the last pass that writes it has run,
+    /// nobody needs what the passes behind it write, except outputs. Without effect where no pass writes it.
+    pub guard: Option<String>,
     /// What the host writes, in file order.
     pub inputs: Vec<ValueId>,
     /// What the host reads, in file order.

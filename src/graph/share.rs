@@ -70,6 +70,7 @@ mod tests {
             values: weights.iter().map(value).collect(),
             passes: IdVec::new(),
             repeat: 1,
+            guard: None,
             inputs: vec![],
             outputs: vec![],
         }

@@ -56,6 +56,7 @@ impl Builder {
             passes: IdVec::new(),
             steps: vec![],
             repeat: 1,
+            guard: None,
             inputs: vec![],
             outputs: vec![],
             stats: Stats::default(),
@@ -136,6 +137,7 @@ impl Builder {
                     in_place: None,
                 })
                 .collect(),
+            guarded: false,
             dims: BTreeMap::from([("n".into(), 4)]),
             options: BTreeMap::new(),
             flops: 0,
@@ -217,6 +219,35 @@ fn a_missing_barrier_meets_poison_in_one_of_two_orders() {
             errors[0].to_string(),
             "pass `p2` computed a NaN at element 0 of `out`, because nothing had written `b` (x[0])"
         );
+    }
+}
+
+#[test]
+fn a_guarded_pass_runs_unless_the_guard_is_zero() {
+    // x is 1, 2, 3, 4; the guard is its first element, and the same less one.
+    for (decides, runs) in [("y[i<n] = x[i]", true), ("y[i<n] = x[i] - 1", false)] {
+        let mut builder = Builder::new();
+        let (x, out) = (builder.input(), builder.output());
+        let guard = builder.tensor("g", Role::State, ArenaId(3), 0, Slot::Fixed);
+        let a = builder.transient("a", 0);
+        builder.unary(decides, x, guard);
+        builder.barrier();
+        builder.unary("y[i<n] = x[i]", x, a);
+        builder.barrier();
+        builder.unary("y[i<n] = x[i]", a, out);
+        builder.entry.guard = Some(guard);
+        builder.entry.passes[PassId(1)].guarded = true;
+        let plan = builder.finish();
+        match once(&plan, Placement::Planned, 0) {
+            Ok(out) => assert!(runs && out == [1.0, 2.0, 3.0, 4.0], "{decides}: {out:?}"),
+            Err(error) => assert!(
+                !runs
+                    && error
+                        .to_string()
+                        .ends_with("nothing had written `a` (x[0])"),
+                "{decides}: {error}"
+            ),
+        }
     }
 }
 

@@ -104,6 +104,7 @@ fn barrier_name(barrier: Barrier) -> &'static str {
     match barrier {
         Barrier::Memory => "memory",
         Barrier::Execution => "execution",
+        Barrier::Guard => "guard",
         Barrier::Host => "host",
     }
 }
@@ -238,6 +239,9 @@ pub fn plan(plan: &Plan) -> String {
         }
         for entry in &plan.entries {
             writeln!(out, "\nentry {}", entry.name)?;
+            if let Some(guard) = entry.guard.and_then(|id| entry.tensors.get(id)) {
+                writeln!(out, "  guard {}", guard.name)?;
+            }
             for step in &entry.steps {
                 match step {
                     Step::Cut => writeln!(out, "  -- cut --")?,
@@ -259,8 +263,11 @@ fn dispatch(out: &mut String, entry: &Entry, id: crate::ids::PassId) -> fmt::Res
     let (file, line, column) = &pass.source;
     writeln!(
         out,
-        "  {} = kernel {} x {:?}   {file}:{line}:{column}",
-        pass.path, pass.kernel.0, pass.groups
+        "  {} = kernel {} x {:?}{}   {file}:{line}:{column}",
+        pass.path,
+        pass.kernel.0,
+        pass.groups,
+        if pass.guarded { " guarded" } else { "" }
     )?;
     for bind in &pass.binds {
         let Some(tensor) = entry.tensors.get(bind.tensor) else {

@@ -10,7 +10,7 @@ use crate::codes::plan as codes;
 use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::expr::Value;
-use crate::graph::Graph;
+use crate::graph::{Class, Graph};
 use crate::ids::{Id, IdVec, KernelId, PassId, TensorId, ValueId, WaveId};
 use crate::span::SourceMap;
 
@@ -149,6 +149,16 @@ impl ArenaSums {
     }
 }
 
+/// The guard of an entry.
+struct Guard {
+    /// The state.
+    value: ValueId,
+    /// The last wave that writes it.
+    wave: WaveId,
+    /// Who need not run.
+    passes: BTreeSet<PassId>,
+}
+
 struct Lowering<'a> {
     entry: &'a EntryParts<'a>,
     places: &'a EntryPlaces,
@@ -174,13 +184,14 @@ impl Lowering<'_> {
             .keys()
             .map(|value| self.tensor(*value, &ids))
             .collect();
+        let guard = self.guard();
         let passes = graph
             .passes
             .ids()
-            .map(|pass| self.pass(pass, &ids))
+            .map(|pass| self.pass(pass, &ids, guard.as_ref()))
             .collect();
         let cut = self.cuts(budget, found);
-        let steps = self.steps(&cut);
+        let steps = self.steps(&cut, guard.as_ref());
         let stats = self.stats(&steps, sums);
         let tensor_ids = |values: &[ValueId]| {
             values
@@ -201,6 +212,7 @@ impl Lowering<'_> {
             passes,
             steps,
             repeat: graph.repeat,
+            guard: guard.and_then(|guard| ids.get(&guard.value).copied()),
             inputs: tensor_ids(&graph.inputs),
             outputs: tensor_ids(&graph.outputs),
             stats,
@@ -223,7 +235,52 @@ impl Lowering<'_> {
         }
     }
 
-    fn pass(&self, id: PassId, ids: &BTreeMap<ValueId, TensorId>) -> PassInfo {
+    /// The guard of this entry, with the passes that it lets out: all in waves after the one that decides, but for those
+    /// that write outputs. None if no pass writes it.
+    fn guard(&self) -> Option<Guard> {
+        let graph = self.entry.graph;
+        let name = graph.guard.as_ref()?;
+        let waves = || self.entry.schedule.waves().enumerate();
+        let value = |pass: PassId| {
+            let ports = graph.passes[pass].ports.iter();
+            let mut written = ports
+                .filter(|port| port.access.writes())
+                .map(|port| port.value);
+            written.find(|value| {
+                let info = &graph.values[*value];
+                info.class == Class::State && info.name == *name
+            })
+        };
+        let deciding = waves().flat_map(|(wave, passes)| {
+            passes
+                .iter()
+                .filter_map(move |pass| Some((wave, value(*pass)?)))
+        });
+        let (wave, value) = deciding.last()?;
+        let passes: BTreeSet<PassId> = waves()
+            .filter(|(later, _)| *later > wave)
+            .flat_map(|(_, passes)| passes)
+            .copied()
+            .filter(|pass| {
+                let mut ports = graph.passes[*pass].ports.iter();
+                !ports.any(|port| {
+                    port.access.writes() && graph.outputs.contains(&graph.root(port.value))
+                })
+            })
+            .collect();
+        Some(Guard {
+            value,
+            wave,
+            passes,
+        })
+    }
+
+    fn pass(
+        &self,
+        id: PassId,
+        ids: &BTreeMap<ValueId, TensorId>,
+        guard: Option<&Guard>,
+    ) -> PassInfo {
         let pass = &self.entry.graph.passes[id];
         let lowered = &self.entry.lowered[id];
         let (line, column) = self.sources.line_col(pass.origin.span);
@@ -247,6 +304,7 @@ impl Lowering<'_> {
             groups: lowered.groups,
             push: lowered.push.clone(),
             binds: binds.collect(),
+            guarded: guard.is_some_and(|guard| guard.passes.contains(&id)),
             dims: pass.binding.dims.clone(),
             options: pass.binding.options.clone(),
             flops: lowered.flops,
@@ -307,15 +365,16 @@ impl Lowering<'_> {
         cuts
     }
 
-    fn steps(&self, cuts: &BTreeSet<WaveId>) -> Vec<Step> {
+    fn steps(&self, cuts: &BTreeSet<WaveId>, guard: Option<&Guard>) -> Vec<Step> {
         let mut steps = Vec::new();
         for (wave, passes) in self.entry.schedule.waves().enumerate() {
             steps.extend(cuts.contains(&wave).then_some(Step::Cut));
-            steps.extend(
-                self.sync.before[wave]
-                    .as_ref()
-                    .map(|(barrier, _)| Step::Barrier(*barrier)),
-            );
+            let needed = self.sync.before[wave].as_ref().map(|(barrier, _)| *barrier);
+            // The guard is written when nobody decides by it, and decided by when it is written.
+            let turns = guard
+                .is_some_and(|guard| wave == guard.wave || wave.index() == guard.wave.index() + 1);
+            let barrier = if turns { Some(Barrier::Guard) } else { needed };
+            steps.extend(barrier.map(Step::Barrier));
             steps.extend(passes.iter().map(|pass| Step::Dispatch(*pass)));
         }
         steps.extend(self.sync.host.then_some(Step::Barrier(Barrier::Host)));

@@ -31,7 +31,7 @@ pub mod verify;
 pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -244,6 +244,8 @@ pub struct PassInfo {
     pub push: Vec<u8>,
     /// Bound ports.
     pub binds: Vec<Bind>,
+    /// Whether it need not run in a round whose guard is 0: see [`Entry::guard`].
+    pub guarded: bool,
     /// Dims of the kernel, for the interpreter and for reports.
     pub dims: BTreeMap<String, i64>,
     /// Options of the kernel, for the interpreter and for reports.
@@ -263,6 +265,8 @@ pub enum Barrier {
     Memory,
     /// Earlier reads end before later writes start; nothing to make visible (write after read only).
     Execution,
+    /// What `Memory` is, also between shaders and whatever reads the guard to decide which passes run, both ways.
+    Guard,
     /// Earlier shader writes become visible to the host. Only at the end of an entry.
     Host,
 }
@@ -296,6 +300,10 @@ pub struct Entry {
     /// in state is what the next one finds; transient memory and outputs start anew. A [`Step::Cut`] at the very
     /// start cuts between rounds.
     pub repeat: u32,
+    /// State whose first u32 decides, once the pass that writes it has run, whether this round's guarded passes do: not
+    /// if it is 0. A device may run them all the same, so nothing may hang on what they write then. Some wherever a
+    /// pass writes it.
+    pub guard: Option<TensorId>,
     /// Tensors that the host writes.
     pub inputs: Vec<TensorId>,
     /// Tensors that the host reads.

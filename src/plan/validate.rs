@@ -7,6 +7,7 @@
 use super::place::{all_bytes, device_bytes};
 use super::{Arena, ArenaKind, Entry, Kernel, PassInfo, Plan, Role, Slot, Tensor};
 use crate::device::Limits;
+use crate::dtype::DType;
 use crate::ids::TensorId;
 
 /// More bindings than any kernel has; keeps pairwise checks of one pass short.
@@ -120,6 +121,20 @@ impl Plan {
         for pass in &entry.passes {
             self.pass(entry, pass)
                 .or_else(|message| wrong(place("pass", &pass.path), message))?;
+        }
+        if let Some(guard) = entry.guard {
+            let fits = |tensor: &Tensor| {
+                tensor.role == Role::State
+                    && tensor.dtype == DType::U32
+                    && tensor.bytes >= 4
+                    && tensor.offset.is_multiple_of(4)
+            };
+            if !entry.tensors.get(guard).is_some_and(fits) {
+                return wrong(
+                    format!("entry `{}`", entry.name),
+                    format!("its guard, tensor {}, is no u32 in state", guard.0),
+                );
+            }
         }
         for step in &entry.steps {
             if let super::Step::Dispatch(pass) = step

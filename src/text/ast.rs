@@ -65,6 +65,10 @@ pub struct GraphFile {
     /// inputs and outputs, and hand on what is in state.
     #[serde(default)]
     pub repeat: Option<Name>,
+    /// The state that says whether a round has anything to do: where its first u32 is 0, passes after the one that
+    /// writes it, and that write no output, need not run.
+    #[serde(default)]
+    pub guard: Option<Name>,
     /// Conditions that must hold, over params and dims.
     #[serde(default)]
     pub asserts: Vec<Name>,

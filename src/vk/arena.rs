@@ -156,9 +156,13 @@ impl Arenas {
             ArenaKind::Output | ArenaKind::HostWeight => MemoryLocation::GpuToCpu,
         };
         // Loading and probing copy; a forward does not.
-        let usage = vk::BufferUsageFlags::STORAGE_BUFFER
+        let mut usage = vk::BufferUsageFlags::STORAGE_BUFFER
             | vk::BufferUsageFlags::TRANSFER_DST
             | vk::BufferUsageFlags::TRANSFER_SRC;
+        // Guards are state.
+        if arena.kind == ArenaKind::State && self.device.conditional.is_some() {
+            usage |= vk::BufferUsageFlags::CONDITIONAL_RENDERING_EXT;
+        }
         let memory = self.buffer(arena.bytes, usage, location, name)?;
         counters.allocations += 1;
         name_object(&self.device, memory.buffer, name);

@@ -359,6 +359,8 @@ pub struct Device {
     #[cfg(feature = "tracy")]
     pub(crate) timestamp_mask: u64,
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
+    /// Leaves out commands by a number in a buffer, where the device can.
+    pub(crate) conditional: Option<ash::ext::conditional_rendering::Device>,
     abandoned: AtomicBool,
     pub(crate) instance: Arc<Instance>,
 }
@@ -387,6 +389,10 @@ impl Device {
         let labels = instance
             .debug_utils
             .then(|| ash::ext::debug_utils::Device::new(&instance.raw, &raw));
+        let conditional = found
+            .support
+            .conditional()
+            .then(|| ash::ext::conditional_rendering::Device::new(&instance.raw, &raw));
         Ok(Arc::new(Self {
             raw,
             physical: found.raw,
@@ -402,6 +408,7 @@ impl Device {
             support: found.support,
             identity: found.identity,
             labels,
+            conditional,
             abandoned: AtomicBool::new(false),
             instance: Arc::clone(instance),
         }))

@@ -88,6 +88,8 @@ struct Enable {
     maintenance4: bool,
     cooperative_matrix: bool,
     integer_dot: bool,
+    /// Whether the device can leave out commands by a number in a buffer: VK_EXT_conditional_rendering.
+    conditional: bool,
     /// The extension that reads the clocks of device and host together; only Tracy needs it.
     calibrated: Option<&'static std::ffi::CStr>,
 }
@@ -123,12 +125,17 @@ pub(crate) fn probe(
     let mut v13 = vk::PhysicalDeviceVulkan13Features::default();
     let mut matrix = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let has_matrix = has_extension(instance, physical, khr::cooperative_matrix::NAME);
+    let mut conditions = vk::PhysicalDeviceConditionalRenderingFeaturesEXT::default();
+    let has_conditions = has_extension(instance, physical, ext::conditional_rendering::NAME);
     let mut asked = vk::PhysicalDeviceFeatures2::default()
         .push_next(&mut v11)
         .push_next(&mut v12)
         .push_next(&mut v13);
     if has_matrix {
         asked = asked.push_next(&mut matrix);
+    }
+    if has_conditions {
+        asked = asked.push_next(&mut conditions);
     }
     unsafe { instance.get_physical_device_features2(physical, &mut asked) };
     let int16 = asked.features.shader_int16 == vk::TRUE;
@@ -149,6 +156,7 @@ pub(crate) fn probe(
         maintenance4: v13.maintenance4 == vk::TRUE,
         integer_dot: v13.shader_integer_dot_product == vk::TRUE,
         cooperative_matrix: has_matrix && matrix.cooperative_matrix == vk::TRUE,
+        conditional: has_conditions && conditions.conditional_rendering == vk::TRUE,
         calibrated: [
             khr::calibrated_timestamps::NAME,
             ext::calibrated_timestamps::NAME,
@@ -333,6 +341,11 @@ impl Support {
         self.enable.calibrated
     }
 
+    /// Whether commands can be left out by a number in a buffer.
+    pub(crate) fn conditional(&self) -> bool {
+        self.enable.conditional
+    }
+
     /// Creates the logical device with everything that was found, one compute queue of `family`.
     pub(crate) fn create_device(
         &self,
@@ -358,6 +371,8 @@ impl Support {
             .compute_full_subgroups(on.full_subgroups);
         let mut matrix =
             vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+        let mut conditions = vk::PhysicalDeviceConditionalRenderingFeaturesEXT::default()
+            .conditional_rendering(true);
         let core = vk::PhysicalDeviceFeatures::default().shader_int16(on.int16);
         let priorities = [1.0];
         let queues = [vk::DeviceQueueCreateInfo::default()
@@ -366,6 +381,9 @@ impl Support {
         let mut extensions = Vec::new();
         if on.cooperative_matrix {
             extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+        }
+        if on.conditional {
+            extensions.push(ext::conditional_rendering::NAME.as_ptr());
         }
         extensions.extend(on.calibrated.map(std::ffi::CStr::as_ptr));
         let mut info = vk::DeviceCreateInfo::default()
@@ -377,6 +395,9 @@ impl Support {
             .push_next(&mut v13);
         if on.cooperative_matrix {
             info = info.push_next(&mut matrix);
+        }
+        if on.conditional {
+            info = info.push_next(&mut conditions);
         }
         // SAFETY: only what the device offered is asked for; all structures live until the call returns.
         unsafe { instance.create_device(physical, &info, None) }

@@ -67,13 +67,26 @@ pub(crate) struct Recording {
     device: Arc<Device>,
 }
 
-/// Source and destination stages and accesses of each kind of barrier. As narrow as they can be: on the hardware
+/// Source and destination stages and accesses of each kind of barrier, on a device that decides by guards or on one that
+/// cannot and runs every pass. As narrow as they can be: on the hardware
 /// that was measured, wider stages double the cost of a dependent pass.
-fn masks(barrier: Barrier) -> vk::MemoryBarrier2<'static> {
+fn masks(barrier: Barrier, conditional: bool) -> vk::MemoryBarrier2<'static> {
     let from =
         vk::MemoryBarrier2::default().src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER);
     match barrier {
-        Barrier::Memory => from
+        Barrier::Guard if conditional => {
+            let stages = vk::PipelineStageFlags2::COMPUTE_SHADER
+                | vk::PipelineStageFlags2::CONDITIONAL_RENDERING_EXT;
+            masks(Barrier::Memory, conditional)
+                .src_stage_mask(stages)
+                .dst_stage_mask(stages)
+                .dst_access_mask(
+                    vk::AccessFlags2::SHADER_STORAGE_READ
+                        | vk::AccessFlags2::SHADER_STORAGE_WRITE
+                        | vk::AccessFlags2::CONDITIONAL_RENDERING_READ_EXT,
+                )
+        }
+        Barrier::Memory | Barrier::Guard => from
             .src_access_mask(vk::AccessFlags2::SHADER_STORAGE_WRITE)
             .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
             .dst_access_mask(
@@ -95,6 +108,7 @@ impl Recording {
         sets: &Sets,
         pipelines: &Pipelines,
         timing: Timing,
+        guard: Option<(vk::Buffer, u64)>,
         counters: &mut Counters,
     ) -> Result<Self, VkError> {
         let failed = |result| VkError::call(format!("recording `{}`", entry.name), result);
@@ -142,6 +156,8 @@ impl Recording {
             between: Between::on(device),
             begun: false,
             open: false,
+            guard: device.conditional.as_ref().zip(guard),
+            guarding: false,
         };
         let mut steps = entry.recording();
         let count = recording.segments.len();
@@ -216,6 +232,13 @@ struct Walk<'a> {
     next_query: u32,
     timing: Timing,
     between: Between,
+    /// What leaves out guarded passes, and by which number.
+    guard: Option<(
+        &'a ash::ext::conditional_rendering::Device,
+        (vk::Buffer, u64),
+    )>,
+    /// Whether what is recorded now may be left out.
+    guarding: bool,
     /// Whether a pass was recorded.
     begun: bool,
     /// Whether passes were recorded since the last barrier or cut.
@@ -232,6 +255,7 @@ impl Walk<'_> {
         self.bound = vk::Pipeline::null();
         for step in steps {
             if *step == Step::Cut {
+                self.guarding(commands, false);
                 self.end_wave(commands);
                 if self.timing == Timing::Steps {
                     self.timestamp(commands);
@@ -256,7 +280,30 @@ impl Walk<'_> {
                 self.timestamp(commands);
             }
         }
+        self.guarding(commands, false);
         self.end_wave(commands);
+    }
+
+    /// From here on what is recorded is left out where the guard is 0, or no longer.
+    fn guarding(&mut self, commands: vk::CommandBuffer, wanted: bool) {
+        let Some((conditional, (buffer, offset))) = self.guard else {
+            return;
+        };
+        if wanted == self.guarding {
+            return;
+        }
+        self.guarding = wanted;
+        let info = vk::ConditionalRenderingBeginInfoEXT::default()
+            .buffer(buffer)
+            .offset(offset);
+        // SAFETY: recording; the buffer was made for it, and begin and end take turns within a command buffer.
+        unsafe {
+            if wanted {
+                (conditional.fp().cmd_begin_conditional_rendering_ext)(commands, &info);
+            } else {
+                (conditional.fp().cmd_end_conditional_rendering_ext)(commands);
+            }
+        }
     }
 
     /// A pass was recorded.
@@ -294,6 +341,7 @@ impl Walk<'_> {
 
     fn dispatch(&mut self, commands: vk::CommandBuffer, id: PassId) {
         let pass = &self.entry.passes[id];
+        self.guarding(commands, pass.guarded);
         let pipeline = self.pipelines.get(pass.kernel);
         let raw = &self.device.raw;
         self.begin_label(commands, pass, id);
@@ -342,7 +390,7 @@ impl Walk<'_> {
     }
 
     fn barrier(&self, commands: vk::CommandBuffer, barrier: Barrier) {
-        let memory = [masks(barrier)];
+        let memory = [masks(barrier, self.device.conditional.is_some())];
         let dependency = vk::DependencyInfo::default().memory_barriers(&memory);
         // SAFETY: recording, with synchronization2 enabled.
         unsafe { self.device.raw.cmd_pipeline_barrier2(commands, &dependency) };
@@ -396,6 +444,12 @@ mod tests {
                 read_write,
             ),
             (
+                Barrier::Guard,
+                Stage::COMPUTE_SHADER,
+                Access::SHADER_STORAGE_WRITE,
+                read_write,
+            ),
+            (
                 Barrier::Execution,
                 Stage::COMPUTE_SHADER,
                 Access::NONE,
@@ -408,11 +462,21 @@ mod tests {
                 Access::HOST_READ,
             ),
         ] {
-            let made = masks(barrier);
+            let made = masks(barrier, false);
             assert_eq!(made.src_stage_mask, Stage::COMPUTE_SHADER, "{barrier:?}");
             assert_eq!(made.dst_stage_mask, stage, "{barrier:?}");
             assert_eq!(made.src_access_mask, from, "{barrier:?}");
             assert_eq!(made.dst_access_mask, to, "{barrier:?}");
         }
+        let made = masks(Barrier::Guard, true);
+        let stages = Stage::COMPUTE_SHADER | Stage::CONDITIONAL_RENDERING_EXT;
+        assert_eq!((made.src_stage_mask, made.dst_stage_mask), (stages, stages));
+        assert_eq!(
+            (made.src_access_mask, made.dst_access_mask),
+            (
+                Access::SHADER_STORAGE_WRITE,
+                read_write | Access::CONDITIONAL_RENDERING_READ_EXT
+            )
+        );
     }
 }

@@ -93,6 +93,24 @@ fn weights_that_cannot_be_written_in_place_are_staged() {
 }
 
 #[test]
+fn guarded_passes_run_unless_the_guard_is_zero() {
+    let mut session = open(checked(), plans::guarded()).unwrap();
+    let messages = session.messages();
+    let entry = session.entry("n=64").unwrap();
+    let mut counted = 0.0;
+    for flag in [1.0, 0.0, 0.0, 2.0, 0.0, 3.0] {
+        let mut slot = session.begin(entry).unwrap();
+        slot.input::<f32>("x").unwrap().fill(flag);
+        let ticket = slot.submit().unwrap();
+        counted += if flag > 0.0 { 2.0 } else { 0.0 };
+        let output = session.wait(ticket).unwrap();
+        assert_eq!(output.tensor::<f32>("z").unwrap(), [counted; N], "{flag}");
+    }
+    drop(session);
+    assert_eq!(messages.all(), Vec::<String>::new());
+}
+
+#[test]
 fn a_cut_plan_submits_once_per_segment() {
     let mut plan = plans::chain();
     plan.entries[0].steps.insert(2, Step::Cut);

@@ -106,6 +106,7 @@ fn pass(
         kernel: KernelId(kernel),
         groups: [groups, 1, 1],
         push: push.iter().flat_map(|word| word.to_ne_bytes()).collect(),
+        guarded: false,
         binds: (0..)
             .zip(binds)
             .map(|(binding, (port, tensor, access))| Bind {
@@ -142,6 +143,7 @@ pub fn chain() -> Plan {
     let arena = |kind, bytes| Arena { kind, bytes };
     let entry = Entry {
         repeat: 1,
+        guard: None,
         name: "n=64".into(),
         dims: BTreeMap::new(),
         tensors: IdVec::from_iter([
@@ -213,6 +215,71 @@ pub fn chain() -> Plan {
         entries: vec![entry],
         sources: vec![],
     }
+}
+
+const COUNT: &str = r"#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0) buffer S { float s[]; };
+void main() {
+    s[gl_GlobalInvocationID.x] += 1.0;
+}";
+
+const SHOW: &str = r"#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0) readonly buffer S { float s[]; };
+layout(binding = 1) writeonly buffer Z { float z[]; };
+void main() {
+    uint i = gl_GlobalInvocationID.x;
+    z[i] = s[i];
+}";
+
+/// Two rounds a submit, in which a pass runs only where the first element of the input is not 0 (w[0] is):
+/// ```text
+///   x, w ─► decide: guard = 3 x + w  ─► count, guarded: s += 1  ─► show: z = s
+/// ```
+pub fn guarded() -> Plan {
+    use Access::{Read, ReadWrite, Write};
+    let mut plan = chain();
+    let scale = plan.kernels[KernelId(0)].clone();
+    plan.kernels = IdVec::from_iter([
+        scale,
+        kernel("count", COUNT, &[ReadWrite], 0, 64),
+        kernel("show", SHOW, &[Read, Write], 0, 64),
+    ]);
+    let guard = plan.arenas.push(Arena {
+        kind: ArenaKind::State,
+        bytes: BYTES,
+    });
+    let entry = &mut plan.entries[0];
+    let mut tensor = entry.tensors[TensorId(2)].clone();
+    (tensor.name, tensor.role, tensor.arena) = ("guard".into(), Role::State, guard);
+    tensor.dtype = DType::U32;
+    entry.tensors[TensorId(2)] = tensor;
+    let mut count = pass("count", 1, 1, &[], &[("s", 3, ReadWrite)]);
+    count.guarded = true;
+    entry.passes = IdVec::from_iter([
+        pass(
+            "decide",
+            0,
+            2,
+            &[N as u32],
+            &[("x", 0, Read), ("w", 1, Read), ("y", 2, Write)],
+        ),
+        count,
+        pass("show", 2, 1, &[], &[("s", 3, Read), ("z", 6, Write)]),
+    ]);
+    entry.steps = vec![
+        Step::Barrier(Barrier::Guard),
+        Step::Dispatch(PassId(0)),
+        Step::Barrier(Barrier::Guard),
+        Step::Dispatch(PassId(1)),
+        Step::Barrier(Barrier::Memory),
+        Step::Dispatch(PassId(2)),
+        Step::Barrier(Barrier::Host),
+    ];
+    entry.guard = Some(TensorId(2));
+    entry.repeat = 2;
+    plan
 }
 
 /// [`chain`] with a first pass that takes about a second.

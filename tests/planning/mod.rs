@@ -37,6 +37,7 @@ impl Builder {
         Self {
             graph: Graph {
                 repeat: 1,
+                guard: None,
                 name: "test".into(),
                 entry: entry.into(),
                 env: BTreeMap::new(),

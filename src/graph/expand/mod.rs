@@ -88,6 +88,7 @@ pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
     let (env, arithmetic) = params::environment(&loaded.graph, request)?;
     let dtypes = params::dtypes(&loaded.graph, request)?;
     let repeat = params::repeat(&loaded.graph, &env)?;
+    let guard = params::guard(&loaded.graph)?;
     let flat = Flat {
         name: loaded.graph.name.value.clone(),
         entry: params::entry_name(&loaded.graph, request, &env),
@@ -97,6 +98,7 @@ pub fn expand(loaded: &Loaded, request: &Request) -> Result<Flat, Diagnostics> {
         values: Default::default(),
         passes: Default::default(),
         repeat,
+        guard,
         inputs: vec![],
         outputs: vec![],
     };

@@ -8,7 +8,7 @@ use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, Diagnostics, nearest};
 use crate::dtype::DType;
 use crate::expr::Value;
-use crate::text::ast::{DimDecl, GraphFile, Map, Name, ParamDecl, ParamKind};
+use crate::text::ast::{DimDecl, GraphFile, Map, Name, ParamDecl, ParamKind, TensorDecl};
 
 /// The most rounds of one submit: far more tokens than anyone waits for at once.
 const MAX_REPEAT: u32 = 4096;
@@ -454,4 +454,36 @@ fn asserts(conditions: &[Name], env: &Scope) -> Result<(), Diagnostics> {
     }
     problems.into_result()?;
     Ok(())
+}
+
+/// The name of the state that guards a round.
+pub(super) fn guard(graph: &GraphFile) -> Result<Option<String>, Diagnostics> {
+    let Some(name) = &graph.guard else {
+        return Ok(None);
+    };
+    let fits = |decl: &TensorDecl| decl.dtype.value == "u32";
+    let state = graph
+        .state
+        .iter()
+        .find(|(state, _)| state.value == name.value);
+    match state {
+        Some((_, decl)) if fits(decl) => Ok(Some(name.value.clone())),
+        Some((state, decl)) => Err(Diagnostic::error(
+            codes::GUARD,
+            format!(
+                "the guard `{}` is of `{}`; what decides whether passes run is a u32",
+                name.value, decl.dtype.value
+            ),
+        )
+        .at(name.span, "this guard")
+        .at(state.span, "declared here")
+        .into()),
+        None => Err(Diagnostic::error(
+            codes::GUARD,
+            format!("the guard `{}` is no state of this graph", name.value),
+        )
+        .at(name.span, "")
+        .help("declare it under `state`, as a tensor of u32 that a pass writes in every round")
+        .into()),
+    }
 }

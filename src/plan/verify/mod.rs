@@ -5,7 +5,8 @@
 //! given, not every plan there could be (the idea of regalloc2's checker). What is proved:
 //!
 //! 1. Shape: every id and range is good and obeys the limits ([`Plan::validate`]).
-//! 2. Steps: every pass runs once; cuts and the barrier for the host stand where they may.
+//! 2. Steps: every pass runs once; cuts and the barrier for the host stand where they may; passes that a guard lets out
+//!    come after it is written and write no output.
 //! 3. Contents: simulating three submits (parity 0, 1, 0) of one round, or of two if a submit has several, every byte that a pass reads was last written for exactly
 //!    the tensor it reads, by this submit, the host or the submit before (carry, state); outputs and the next values of
 //!    carries are written whole. Transient memory and outputs are forgotten when a submit or a round starts.
@@ -28,7 +29,7 @@ use std::collections::BTreeSet;
 use crate::ids::{IdVec, PassId, TensorId};
 
 pub use self::against::verify_against;
-use super::{Barrier, Entry, Plan, Role, Step, Tensor};
+use super::{Barrier, Entry, PassInfo, Plan, Role, Step, Tensor};
 
 /// Violations after which we stop looking: the first few say what is wrong.
 const MAX_VIOLATIONS: usize = 32;
@@ -130,6 +131,7 @@ pub fn verify(plan: &Plan) -> Result<Proof, Vec<Violation>> {
     let mut found = Found::default();
     for entry in &plan.entries {
         steps(entry, &mut found);
+        guards(entry, &mut found);
         contents::check(plan, entry, &mut found);
     }
     order::check(plan, &mut found);
@@ -215,6 +217,36 @@ fn steps(entry: &Entry, found: &mut Found) {
             None,
             format!("{what}, which reads {} outputs", entry.outputs.len()),
         );
+    }
+}
+
+/// What is guarded comes after the guard is written, which is itself not guarded, and writes no output: whoever needs
+/// it, a round that has nothing to do gives it all the same.
+fn guards(entry: &Entry, found: &mut Found) {
+    let guard = entry.guard.map(|guard| root(entry, guard));
+    let writes = |pass: &PassInfo, wanted: &dyn Fn(TensorId) -> bool| {
+        pass.binds
+            .iter()
+            .any(|bind| bind.access.writes() && wanted(root(entry, bind.tensor)))
+    };
+    let mut decided = false;
+    for step in &entry.steps {
+        let Step::Dispatch(id) = step else { continue };
+        let pass = &entry.passes[*id];
+        let decides = writes(pass, &|tensor| Some(tensor) == guard);
+        decided |= decides && !pass.guarded;
+        let wrong = match (pass.guarded, guard) {
+            (false, _) => None,
+            (true, None) => Some("there is no guard"),
+            (true, Some(_)) if decides => Some("it writes the guard"),
+            (true, Some(_)) if !decided => Some("no pass before it writes the guard"),
+            (true, Some(_)) => writes(pass, &|tensor| entry.tensors[tensor].role == Role::Output)
+                .then_some("it writes an output"),
+        };
+        if let Some(wrong) = wrong {
+            let message = format!("pass `{}` is guarded, but {wrong}", pass.path);
+            found.add(Rule::Steps, entry, Some(*id), entry.guard, message);
+        }
     }
 }
 

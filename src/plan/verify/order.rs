@@ -1,13 +1,15 @@
 //! Part 4 of the proof: barriers. Accesses that no barrier has settled are kept by byte range; every new access is
-//! compared with them. A memory barrier settles everything; an execution barrier settles reads only, since it makes no
+//! compared with them. A memory barrier settles everything but decisions by guards, which a barrier for guards does; an execution barrier settles reads only, since it makes no
 //! write visible. A cut settles nothing here, which asks for more than Vulkan does.
 //!
 //! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, and to its own next
 //! round with the same parity if it runs several, until no byte is added: then every sequence has been covered.
 
+use std::ops::Range;
+
 use super::bytes::Bytes;
 use super::{Found, Rule};
-use crate::ids::PassId;
+use crate::ids::{ArenaId, PassId};
 use crate::plan::{Barrier, Entry, PassInfo, Plan, Step};
 
 /// Who accessed, for messages: entry and pass.
@@ -17,6 +19,9 @@ type Who = (usize, PassId);
 struct Unsettled {
     writes: Bytes<Who>,
     reads: Bytes<Who>,
+    /// Writes to guards since the last barrier for guards, and decisions by them.
+    guards: Bytes<Who>,
+    decisions: Bytes<Who>,
 }
 
 impl Unsettled {
@@ -26,6 +31,8 @@ impl Unsettled {
         for (mine, theirs) in [
             (&mut self.writes, &other.writes),
             (&mut self.reads, &other.reads),
+            (&mut self.guards, &other.guards),
+            (&mut self.decisions, &other.decisions),
         ] {
             for (arena, range, who) in theirs.all() {
                 if !mine.covers(arena, &range) {
@@ -39,12 +46,46 @@ impl Unsettled {
 
     fn settle(&mut self, barrier: Barrier) {
         match barrier {
-            Barrier::Memory => *self = Self::default(),
+            Barrier::Guard => *self = Self::default(),
+            Barrier::Memory => {
+                self.writes = Bytes::default();
+                self.reads = Bytes::default();
+            }
             Barrier::Execution => self.reads = Bytes::default(),
             // Its second half is the host: later passes do not wait for it.
             Barrier::Host => {}
         }
     }
+}
+
+/// Whether some entry's guard lies in that range.
+fn is_guard(plan: &Plan, arena: ArenaId, range: &Range<u64>) -> bool {
+    plan.entries.iter().any(|entry| {
+        let guard = entry.guard.map(|guard| &entry.tensors[guard]);
+        guard.is_some_and(|guard| {
+            let place = guard.range(0);
+            guard.arena == arena && place.start < range.end && range.start < place.end
+        })
+    })
+}
+
+/// A guarded pass reads the guard, before it runs and elsewhere than shaders do: only a barrier for guards shows it there.
+fn decide(plan: &Plan, who: Who, unsettled: &mut Unsettled, found: &mut Found) {
+    let entry = &plan.entries[who.0];
+    let info = &entry.passes[who.1];
+    let Some(guard) = entry.guard.filter(|_| info.guarded) else {
+        return;
+    };
+    let tensor = &entry.tensors[guard];
+    let range = tensor.range(0);
+    if let Some((_, by)) = unsettled.guards.pieces(tensor.arena, &range).next() {
+        let message = format!(
+            "`{}` decides whether pass `{}` runs, but no barrier for guards follows pass `{}`, which wrote it",
+            tensor.name, info.path, plan.entries[by.0].passes[by.1].path
+        );
+        found.add(Rule::Order, entry, Some(who.1), Some(guard), message);
+    }
+    unsettled.decisions.set(tensor.arena, &range, who);
 }
 
 pub(super) fn check(plan: &Plan, found: &mut Found) {
@@ -118,6 +159,7 @@ fn run(
 fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found: &mut Found) {
     let entry = &plan.entries[who.0];
     let info = &entry.passes[who.1];
+    decide(plan, who, unsettled, found);
     for bind in &info.binds {
         let tensor = &entry.tensors[bind.tensor];
         let range = tensor.range(parity);
@@ -133,7 +175,16 @@ fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found
                 .next()
                 .map(|(piece, by)| (piece, by, "reads"))
         };
-        let conflict = written.or_else(|| read().filter(|_| bind.access.writes()));
+        let decided = || {
+            unsettled
+                .decisions
+                .pieces(tensor.arena, &range)
+                .next()
+                .map(|(piece, by)| (piece, by, "may not run, as is decided by"))
+        };
+        let conflict = written
+            .or_else(|| read().filter(|_| bind.access.writes()))
+            .or_else(|| decided().filter(|_| bind.access.writes()));
         if let Some((piece, by, did)) = conflict {
             let earlier = &plan.entries[by.0];
             let submit = if by.0 == who.0 {
@@ -159,6 +210,9 @@ fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found
         let range = tensor.range(parity);
         if bind.access.writes() {
             unsettled.writes.set(tensor.arena, &range, who);
+            if is_guard(plan, tensor.arena, &range) {
+                unsettled.guards.set(tensor.arena, &range, who);
+            }
         }
         if bind.access.reads() {
             unsettled.reads.set(tensor.arena, &range, who);
