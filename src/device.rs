@@ -181,6 +181,8 @@ pub struct Roofs {
     pub f16_flops: Option<f64>,
     /// A dispatch beside the one before, in seconds.
     pub independent_pass_s: Option<f64>,
+    /// What it costs a round to ask its guard whether passes run, in seconds.
+    pub guard_s: Option<f64>,
     /// From the call that submits a forward with nothing to do until its end is known, in seconds.
     pub submit_s: Option<f64>,
 }

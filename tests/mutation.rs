@@ -552,6 +552,15 @@ fn guarded_passes_follow_the_guard_and_write_no_output() {
             }
         }
     }
+    let mut dear = planning::profile();
+    dear.roofs.guard_s = Some(1.0);
+    let unasked = planning::plan_within(&[decoder("steps", 4)], &dear, None);
+    assert_eq!(
+        unasked.entries[0].guard, None,
+        "a guard that costs a second"
+    );
+    assert!(!unasked.entries[0].passes.iter().any(|pass| pass.guarded));
+    verify(&unasked).unwrap();
     let mut without = plan.clone();
     without.entries[0].guard = None;
     rejected(&without, &[Rule::Steps], "no guard");

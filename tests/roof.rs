@@ -40,6 +40,18 @@ fn fill(weight: &Weight) -> Vec<u8> {
 
 /// Runs a graph of one pass on the device and by its formulas.
 fn same(weights: &[(&str, &str, &str)], kernel: &str, set: &str, tolerance: f32) {
+    same_with("", "", weights, kernel, set, tolerance);
+}
+
+/// The same with more fields of the graph, and more names that the pass binds.
+fn same_with(
+    fields: &str,
+    out: &str,
+    weights: &[(&str, &str, &str)],
+    kernel: &str,
+    set: &str,
+    tolerance: f32,
+) {
     let weight = |(name, dtype, shape): &(&str, &str, &str)| {
         format!(
             "Weight(name: \"{name}\", dtype: \"{dtype}\", shape: [{shape}], from: Tensor(\"{name}\")), "
@@ -49,7 +61,7 @@ fn same(weights: &[(&str, &str, &str)], kernel: &str, set: &str, tolerance: f32)
         .iter()
         .map(|(name, ..)| format!("\"{name}\": \"{name}\""));
     let text = format!(
-        "Graph(name: \"roof\", body: [{}Pass(kernel: \"{kernel}\", in: {{ {} }}, out: {{ \"y\": \"y\" }}, set: {{ {set} }})], outputs: [\"y\"])",
+        "Graph(name: \"roof\", {fields}body: [{}Pass(kernel: \"{kernel}\", in: {{ {} }}, out: {{ \"y\": \"y\"{out} }}, set: {{ {set} }})], outputs: [\"y\"])",
         weights.iter().map(weight).collect::<String>(),
         inputs.collect::<Vec<_>>().join(", ")
     );
@@ -89,6 +101,14 @@ fn roof_kernels_compute_their_formulas() {
     );
     same(&[("x", "f32", "\"1024\"")], "roof_copy", "", 0.0);
     same(&[("x", "f32", "\"100\"")], "roof_step", "", 0.0);
+    same_with(
+        "guard: \"busy\", state: { \"busy\": Tensor(\"u32\", [\"1\"]) }, ",
+        ", \"busy\": \"busy\"",
+        &[("x", "f32", "\"100\"")],
+        "roof_decide",
+        "",
+        0.0,
+    );
     let rounds = "\"rounds\": \"5\"";
     same(
         &[("x", "f32", "\"96\""), ("u", "f32", "\"96\"")],

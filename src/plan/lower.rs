@@ -149,6 +149,11 @@ impl ArenaSums {
     }
 }
 
+/// A round with a guard is estimated to last at least so many times as long as asking it takes, which in a whole model is
+/// about twice what `graphc roof` measures. When a text ends some ten steps are still on their way, in its submit and in the
+/// one behind it; at this limit, leaving them out pays for texts of up to 500 steps.
+const GUARDED_ROUND: f64 = 100.0;
+
 /// The guard of an entry.
 struct Guard {
     /// The state.
@@ -236,10 +241,16 @@ impl Lowering<'_> {
     }
 
     /// The guard of this entry, with the passes that it lets out: all in waves after the one that decides, but for those
-    /// that write outputs. None if no pass writes it.
+    /// that write outputs. None if no pass writes it, or if asking it takes more than it is worth.
     fn guard(&self) -> Option<Guard> {
         let graph = self.entry.graph;
         let name = graph.guard.as_ref()?;
+        let roofs = &self.profile.roofs;
+        if let Some(cost) = roofs.guard_s.filter(|_| can_estimate(roofs))
+            && cost * GUARDED_ROUND > self.round_seconds()
+        {
+            return None;
+        }
         let waves = || self.entry.schedule.waves().enumerate();
         let value = |pass: PassId| {
             let ports = graph.passes[pass].ports.iter();
@@ -327,17 +338,17 @@ impl Lowering<'_> {
         work.sum::<f64>() + roofs.dependent_pass_s.unwrap_or(0.0)
     }
 
+    /// Estimated seconds of one round.
+    fn round_seconds(&self) -> f64 {
+        let waves = self.entry.schedule.waves().ids();
+        waves.map(|wave| self.wave_seconds(wave)).sum()
+    }
+
     /// Waves that start a new submit: where the estimate of the submit so far would run past the budget.
     fn cuts(&self, budget: Option<f64>, found: &mut Diagnostics) -> BTreeSet<WaveId> {
         let mut cuts = BTreeSet::new();
         let Some(budget_ms) = budget else { return cuts };
-        let whole: f64 = self
-            .entry
-            .schedule
-            .waves()
-            .ids()
-            .map(|wave| self.wave_seconds(wave) * 1e3)
-            .sum();
+        let whole = self.round_seconds() * 1e3;
         if self.entry.graph.repeat > 1 && whole * f64::from(self.entry.graph.repeat) > budget_ms {
             // Rounds are alike, so the cut between two of them is a cut before every one.
             cuts.insert(WaveId::new(0));
@@ -385,13 +396,6 @@ impl Lowering<'_> {
         let count =
             |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count() as u64;
         let schedule = self.entry.schedule;
-        let seconds = || {
-            schedule
-                .waves()
-                .ids()
-                .map(|wave| self.wave_seconds(wave))
-                .sum::<f64>()
-        };
         Stats {
             passes: self.entry.graph.passes.len() as u64,
             waves: schedule.waves().len() as u64,
@@ -405,7 +409,7 @@ impl Lowering<'_> {
             weight_bytes: sums.weights,
             weight_host_bytes: sums.host_weights,
             state_bytes: sums.state,
-            estimate_ms: can_estimate(&self.profile.roofs).then(|| seconds() * 1e3),
+            estimate_ms: can_estimate(&self.profile.roofs).then(|| self.round_seconds() * 1e3),
         }
     }
 }

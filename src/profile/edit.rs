@@ -108,6 +108,7 @@ fn roofs_text(roofs: &Roofs, note: &str) -> String {
         ("f16_flops", roofs.f16_flops),
         ("dependent_pass_s", roofs.dependent_pass_s),
         ("independent_pass_s", roofs.independent_pass_s),
+        ("guard_s", roofs.guard_s),
         ("submit_s", roofs.submit_s),
     ];
     for (name, value) in all {

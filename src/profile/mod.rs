@@ -185,6 +185,7 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
         ("copy_bytes_per_s", roofs.copy_bytes_per_s),
         ("f16_flops", roofs.f16_flops),
         ("independent_pass_s", roofs.independent_pass_s),
+        ("guard_s", roofs.guard_s),
         ("submit_s", roofs.submit_s),
         ("max_submit_ms", profile.max_submit_ms),
     ];

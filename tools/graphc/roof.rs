@@ -135,6 +135,8 @@ impl Sources for Probe<'_> {
 /// A graph file: weights, passes, outputs.
 #[derive(Default)]
 struct Graph {
+    /// Fields beside the body.
+    fields: String,
     body: String,
     outputs: Vec<String>,
 }
@@ -158,7 +160,8 @@ impl Graph {
 
     fn text(&self) -> String {
         format!(
-            "Graph(name: \"roof\", body: [\n{}], outputs: [{}])\n",
+            "Graph(name: \"roof\", {}body: [\n{}], outputs: [{}])\n",
+            self.fields,
             self.body,
             self.outputs.join(", ")
         )
@@ -212,6 +215,8 @@ impl Bench<'_> {
         say("dependent pass", time(dependent * 1e6));
         say("independent pass", time(independent * 1e6));
         say("submit until its end is known", time(submit * 1e6));
+        let guard = self.guard()?;
+        say("asking a guard", time(guard * 1e6));
         Ok(Roofs {
             read_bytes_per_s: Some(rounded(read)),
             matrix_f16_flops: matrix.map(rounded),
@@ -221,6 +226,7 @@ impl Bench<'_> {
             f16_flops: f16_flops.map(rounded),
             // Nothing at all cannot be written down as a speed.
             independent_pass_s: (independent > 0.0).then(|| rounded(independent)),
+            guard_s: (guard > 0.0).then(|| rounded(guard)),
             submit_s: Some(rounded(submit)),
         })
     }
@@ -354,6 +360,28 @@ impl Bench<'_> {
         let wave = together.device / (length / 8) as f64;
         let independent = (wave - dependent).max(0.0) / (beside - 1) as f64;
         Ok((dependent * 1e-9, independent * 1e-9, one.wall * 1e-9))
+    }
+
+    /// Seconds that a guard with something to do costs a round, its barriers included.
+    fn guard(&self) -> Result<f64, Failure> {
+        let rounds = 64;
+        let graph = |guard: &str| {
+            let mut graph = Graph {
+                fields: format!(
+                    "repeat: \"{rounds}\", {guard}state: {{ \"busy\": Tensor(\"u32\", [\"1\"]) }}, "
+                ),
+                ..Graph::default()
+            };
+            graph.weight("start", "f32", "\"1024\"");
+            graph.body += "Pass(kernel: \"roof_decide\", in: { \"x\": \"start\" }, out: { \"y\": \"h\", \"busy\": \"busy\" }),\n";
+            graph.pass("guarded", "roof_step", "\"x\": \"h\"", "g", "");
+            graph.pass("always", "roof_step", "\"x\": \"g\"", "y", "");
+            graph.output("y");
+            graph
+        };
+        let with = self.times(&graph("guard: \"busy\", "), Timing::Ends)?;
+        let without = self.times(&graph(""), Timing::Ends)?;
+        Ok((with.device - without.device).max(0.0) / f64::from(rounds) * 1e-9)
     }
 
     /// Nanoseconds of the first wave.
