@@ -228,10 +228,6 @@ impl Session {
         };
         let counters = &mut self.counters;
         let sets = Sets::new(&self.device, info, &self.arenas, &self.pipelines, counters)?;
-        let guard = info.guard.map(|guard| {
-            let tensor = &info.tensors[guard];
-            (self.arenas.buffer_of(tensor.arena), tensor.offset)
-        });
         let mut record = |parity| {
             Recording::new(
                 &self.device,
@@ -240,7 +236,6 @@ impl Session {
                 &sets,
                 &self.pipelines,
                 timing,
-                guard,
                 counters,
             )
         };

@@ -17,6 +17,8 @@ use crate::plan::{Entry, PassInfo};
 pub(crate) struct Sets {
     pool: vk::DescriptorPool,
     by_parity: [IdVec<PassId, vk::DescriptorSet>; 2],
+    /// Where the entry's guard lies: the same for both parities, as it is state.
+    pub(crate) guard: Option<(vk::Buffer, u64)>,
     device: Arc<Device>,
 }
 
@@ -48,6 +50,10 @@ impl Sets {
         let mut made = Self {
             pool,
             by_parity: [IdVec::new(), IdVec::new()],
+            guard: entry.guard.map(|guard| {
+                let tensor = &entry.tensors[guard];
+                (arenas.buffer_of(tensor.arena), tensor.offset)
+            }),
             device: Arc::clone(device),
         };
         for pass in &entry.passes {

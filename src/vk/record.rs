@@ -108,7 +108,6 @@ impl Recording {
         sets: &Sets,
         pipelines: &Pipelines,
         timing: Timing,
-        guard: Option<(vk::Buffer, u64)>,
         counters: &mut Counters,
     ) -> Result<Self, VkError> {
         let failed = |result| VkError::call(format!("recording `{}`", entry.name), result);
@@ -156,7 +155,7 @@ impl Recording {
             between: Between::on(device),
             begun: false,
             open: false,
-            guard: device.conditional.as_ref().zip(guard),
+            guard: device.conditional.as_ref().zip(sets.guard),
             guarding: false,
         };
         let mut steps = entry.recording();
