@@ -552,21 +552,42 @@ fn guarded_passes_follow_the_guard_and_write_no_output() {
             }
         }
     }
-    let mut dear = planning::profile();
-    dear.roofs.guard_s = Some(1.0);
-    let unasked = planning::plan_within(&[decoder("steps", 4)], &dear, None);
-    assert_eq!(
-        unasked.entries[0].guard, None,
-        "a guard that costs a second"
-    );
-    assert!(!unasked.entries[0].passes.iter().any(|pass| pass.guarded));
-    verify(&unasked).unwrap();
     let mut without = plan.clone();
     without.entries[0].guard = None;
     rejected(&without, &[Rule::Steps], "no guard");
     let mut other = plan.clone();
     other.entries[0].guard = Some(tensor(&plan, 0, "progress"));
     rejected(&other, &[Rule::Shape], "a guard of f32");
+}
+
+#[test]
+fn a_guard_that_is_dear_in_one_entry_is_asked_in_none() {
+    let mut profile = planning::profile();
+    let entries = |profile: &graphc::device::DeviceProfile| {
+        let mut long = decoder("long", 4);
+        for value in long.values.ids().collect::<Vec<_>>() {
+            if long.values[value].name.ends_with("/q") {
+                long.values[value].shape = vec![1 << 16];
+            }
+        }
+        let plan = planning::plan_within(&[decoder("short", 4), long], profile, None);
+        verify(&plan).unwrap();
+        plan.entries
+    };
+    let all = entries(&profile);
+    let seconds: Vec<f64> = all
+        .iter()
+        .map(|entry| entry.stats.estimate_ms.unwrap() * 1e-3)
+        .collect();
+    assert!(2.0 * seconds[0] < seconds[1], "{seconds:?}");
+    for (guard_s, asked) in [(seconds[0] / 101.0, true), (seconds[0] / 99.0, false)] {
+        profile.roofs.guard_s = Some(guard_s);
+        for entry in entries(&profile) {
+            assert_eq!(entry.guard.is_some(), asked, "{guard_s} s, {}", entry.name);
+            let guarded = entry.passes.iter().any(|pass| pass.guarded);
+            assert_eq!(guarded, asked, "{guard_s} s, {}", entry.name);
+        }
+    }
 }
 
 #[test]

@@ -82,23 +82,26 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
         found.push(no_roofs(profile));
     }
     let sums = ArenaSums::of(&parts.placement);
-    let mut entries = Vec::new();
-    for ((entry, places), sync) in parts
+    let places = parts.placement.entries().iter();
+    let lowerings: Vec<Lowering<'_>> = parts
         .entries
         .iter()
-        .zip(parts.placement.entries())
-        .zip(parts.sync.entries())
-    {
-        let lowering = Lowering {
+        .zip(places.zip(parts.sync.entries()))
+        .map(|(entry, (places, sync))| Lowering {
             entry,
             places,
             sync,
             profile,
             sources: parts.sources,
             params: &parts.params,
-        };
-        entries.push(lowering.run(budget, &sums, &mut found));
-    }
+        })
+        .collect();
+    // All entries or none: what writes a guard in one must wait for those that decide by it in another.
+    let guards = lowerings.iter().all(Lowering::may_ask);
+    let entries = lowerings
+        .iter()
+        .map(|lowering| lowering.run(budget, guards, &sums, &mut found))
+        .collect();
     let warnings = found.into_result()?;
     let plan = Plan {
         graph: parts
@@ -174,7 +177,13 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn run(&self, budget: Option<f64>, sums: &ArenaSums, found: &mut Diagnostics) -> Entry {
+    fn run(
+        &self,
+        budget: Option<f64>,
+        guards: bool,
+        sums: &ArenaSums,
+        found: &mut Diagnostics,
+    ) -> Entry {
         let graph = self.entry.graph;
         let ids: BTreeMap<ValueId, TensorId> = self
             .places
@@ -189,7 +198,7 @@ impl Lowering<'_> {
             .keys()
             .map(|value| self.tensor(*value, &ids))
             .collect();
-        let guard = self.guard();
+        let guard = guards.then(|| self.guard()).flatten();
         let passes = graph
             .passes
             .ids()
@@ -240,17 +249,20 @@ impl Lowering<'_> {
         }
     }
 
+    /// Whether asking a guard takes little beside a round, or there is none to ask.
+    fn may_ask(&self) -> bool {
+        let roofs = &self.profile.roofs;
+        match roofs.guard_s.filter(|_| can_estimate(roofs)) {
+            Some(cost) if self.guard().is_some() => cost * GUARDED_ROUND <= self.round_seconds(),
+            _ => true,
+        }
+    }
+
     /// The guard of this entry, with the passes that it lets out: all in waves after the one that decides, but for those
-    /// that write outputs. None if no pass writes it, or if asking it takes more than it is worth.
+    /// that write outputs. None if no pass writes it.
     fn guard(&self) -> Option<Guard> {
         let graph = self.entry.graph;
         let name = graph.guard.as_ref()?;
-        let roofs = &self.profile.roofs;
-        if let Some(cost) = roofs.guard_s.filter(|_| can_estimate(roofs))
-            && cost * GUARDED_ROUND > self.round_seconds()
-        {
-            return None;
-        }
         let waves = || self.entry.schedule.waves().enumerate();
         let value = |pass: PassId| {
             let ports = graph.passes[pass].ports.iter();

@@ -1,6 +1,6 @@
 //! Part 4 of the proof: barriers. Accesses that no barrier has settled are kept by byte range; every new access is
-//! compared with them. A memory barrier settles everything but decisions by guards, which a barrier for guards does; an execution barrier settles reads only, since it makes no
-//! write visible. A cut settles nothing here, which asks for more than Vulkan does.
+//! compared with them. A barrier for guards settles everything; a memory barrier all but what guards were asked, and
+//! an execution barrier reads only, since it makes no write visible. A cut settles nothing here, which asks for more than Vulkan does.
 //!
 //! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, and to its own next
 //! round with the same parity if it runs several, until no byte is added: then every sequence has been covered.
