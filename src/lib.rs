@@ -19,6 +19,8 @@
 //! | arena | one memory range that the runtime binds (weights, transients, state, ..) |
 //! | state | what survives a submit and is updated in place |
 //! | carry | a double-buffered value: slot p is read, slot 1 - p is written |
+//! | round | one run of a graph's body, several of which may be recorded in one submit |
+//! | guard | state that says whether a round has anything to do; where it is 0, guarded passes are left out |
 //! | parity | p, which alternates from submit to submit |
 //!
 //! # The way of the data
