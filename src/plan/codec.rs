@@ -18,20 +18,14 @@
 //! ```
 //! use graphc::plan::codec::{CodecError, decode, encode};
 //! # use graphc::{device::Limits, ids::IdVec, plan::Plan};
-//! # let limits = Limits {
-//! #     max_storage_buffer_range: 1 << 27, max_allocation: 1 << 31, min_storage_alignment: 16, max_shared_memory: 32768,
-//! #     max_invocations: 1024, max_workgroup_size: [1024; 3], max_workgroup_count: [65535; 3], max_push_constants: 128,
-//! #     max_storage_buffers: 32, subgroup_size: 8, compute_units: None,
-//! #     device_memory: None, all_memory: None,
-//! # };
 //! # let plan = Plan {
-//! #     graph: "bert".into(), profile: "lavapipe".into(), limits, needs: Default::default(), source_hash: [0; 32],
+//! #     graph: "bert".into(), profile: "lavapipe".into(), limits: Limits::default(), needs: Default::default(), source_hash: [0; 32],
 //! #     params: Default::default(), kernels: IdVec::new(), arenas: IdVec::new(), weights: vec![], entries: vec![],
 //! #     sources: vec![],
 //! # };
 //! let mut bytes = encode(&plan)?;
 //! assert_eq!(&bytes[..8], b"\x89graphc\n");
-//! assert_eq!(bytes[8..12], 3u32.to_le_bytes()); // the format number
+//! assert_eq!(bytes[8..12], 4u32.to_le_bytes()); // the format number
 //! let payload = bytes.len() as u64 - 60;
 //! assert_eq!(bytes[12..20], payload.to_le_bytes());
 //! assert_eq!(decode(&bytes)?, plan);
