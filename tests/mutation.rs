@@ -530,8 +530,12 @@ fn every_barrier_of_steps_with_state_counts() {
 
 #[test]
 fn guarded_passes_follow_the_guard_and_write_no_output() {
-    let plan = plan(&[decoder("steps", 4)]);
+    let mut graph = decoder("steps", 4);
+    let plan = plan(std::slice::from_ref(&graph));
     let entry = &plan.entries[0];
+    verify_against(&graph, entry).unwrap();
+    graph.guard = Some("ids".into());
+    assert!(verify_against(&graph, entry).is_err(), "another guard");
     assert_eq!(entry.guard, Some(tensor(&plan, 0, "alive")));
     // All but the first, which writes the guard, and the last, which writes an output.
     let guarded: Vec<bool> = entry.passes.iter().map(|pass| pass.guarded).collect();

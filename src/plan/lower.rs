@@ -97,10 +97,18 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
         })
         .collect();
     // All entries or none: what writes a guard in one must wait for those that decide by it in another.
-    let guards = lowerings.iter().all(Lowering::may_ask);
+    let mut guards: Vec<Option<Guard>> = lowerings.iter().map(Lowering::guard).collect();
+    let mut guarded = lowerings
+        .iter()
+        .zip(&guards)
+        .filter(|(_, guard)| guard.is_some());
+    if guarded.any(|(lowering, _)| lowering.is_too_short_to_ask()) {
+        guards.fill_with(|| None);
+    }
     let entries = lowerings
         .iter()
-        .map(|lowering| lowering.run(budget, guards, &sums, &mut found))
+        .zip(&guards)
+        .map(|(lowering, guard)| lowering.run(budget, guard.as_ref(), &sums, &mut found))
         .collect();
     let warnings = found.into_result()?;
     let plan = Plan {
@@ -180,7 +188,7 @@ impl Lowering<'_> {
     fn run(
         &self,
         budget: Option<f64>,
-        guards: bool,
+        guard: Option<&Guard>,
         sums: &ArenaSums,
         found: &mut Diagnostics,
     ) -> Entry {
@@ -198,14 +206,13 @@ impl Lowering<'_> {
             .keys()
             .map(|value| self.tensor(*value, &ids))
             .collect();
-        let guard = guards.then(|| self.guard()).flatten();
         let passes = graph
             .passes
             .ids()
-            .map(|pass| self.pass(pass, &ids, guard.as_ref()))
+            .map(|pass| self.pass(pass, &ids, guard))
             .collect();
         let cut = self.cuts(budget, found);
-        let steps = self.steps(&cut, guard.as_ref());
+        let steps = self.steps(&cut, guard);
         let stats = self.stats(&steps, sums);
         let tensor_ids = |values: &[ValueId]| {
             values
@@ -249,13 +256,11 @@ impl Lowering<'_> {
         }
     }
 
-    /// Whether asking a guard takes little beside a round, or there is none to ask.
-    fn may_ask(&self) -> bool {
+    /// Whether asking a guard would take too much of a round.
+    fn is_too_short_to_ask(&self) -> bool {
         let roofs = &self.profile.roofs;
-        match roofs.guard_s.filter(|_| can_estimate(roofs)) {
-            Some(cost) if self.guard().is_some() => cost * GUARDED_ROUND <= self.round_seconds(),
-            _ => true,
-        }
+        let cost = roofs.guard_s.filter(|_| can_estimate(roofs));
+        cost.is_some_and(|cost| cost * GUARDED_ROUND > self.round_seconds())
     }
 
     /// The guard of this entry, with the passes that it lets out: all in waves after the one that decides, but for those

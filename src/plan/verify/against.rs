@@ -27,6 +27,14 @@ pub fn verify_against(graph: &Graph, entry: &Entry) -> Result<(), Vec<Violation>
         );
         found.add(Rule::Graph, entry, None, None, message);
     }
+    if let Some(guard) = entry.guard {
+        let name = &entry.tensors[guard].name;
+        if graph.guard.as_ref() != Some(name) {
+            let wanted = graph.guard.as_deref().unwrap_or("nothing");
+            let message = format!("`{name}` guards a round, in the graph {wanted} does");
+            found.add(Rule::Graph, entry, None, Some(guard), message);
+        }
+    }
     let mut pairs = Pairs {
         graph,
         entry,

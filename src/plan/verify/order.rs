@@ -163,28 +163,16 @@ fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found
     for bind in &info.binds {
         let tensor = &entry.tensors[bind.tensor];
         let range = tensor.range(parity);
-        let written = unsettled
-            .writes
-            .pieces(tensor.arena, &range)
-            .next()
-            .map(|(piece, by)| (piece, by, "wrote"));
-        let read = || {
-            unsettled
-                .reads
-                .pieces(tensor.arena, &range)
-                .next()
-                .map(|(piece, by)| (piece, by, "reads"))
+        let first = |of: &Bytes<Who>, did| {
+            let (piece, by) = of.pieces(tensor.arena, &range).next()?;
+            Some((piece, by, did))
         };
-        let decided = || {
-            unsettled
-                .decisions
-                .pieces(tensor.arena, &range)
-                .next()
-                .map(|(piece, by)| (piece, by, "may not run, as is decided by"))
+        let before_writing = || {
+            first(&unsettled.reads, "reads")
+                .or_else(|| first(&unsettled.decisions, "may be left out, as is decided by"))
         };
-        let conflict = written
-            .or_else(|| read().filter(|_| bind.access.writes()))
-            .or_else(|| decided().filter(|_| bind.access.writes()));
+        let conflict = first(&unsettled.writes, "wrote")
+            .or_else(|| bind.access.writes().then(before_writing).flatten());
         if let Some((piece, by, did)) = conflict {
             let earlier = &plan.entries[by.0];
             let submit = if by.0 == who.0 {
