@@ -1,13 +1,12 @@
 //! Damaged graph, block, fusion and manifest files: whatever a file says, no stage up to fuse panics or hangs, and memory
-//! stays bounded. Runs for `FUZZ_MS` milliseconds (3000 unless set) over mutations of the real files, with a fixed
-//! seed.
+//! stays bounded. Makes `FUZZ_RUNS` mutations of the real files (1,200 unless set) from a fixed seed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
@@ -171,15 +170,14 @@ fn damaged_graph_files_never_panic() {
             sources.insert(path, text);
         }
     }
-    let budget = std::env::var("FUZZ_MS")
+    let runs = std::env::var("FUZZ_RUNS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(3_000);
-    let end = Instant::now() + Duration::from_millis(budget);
+        .unwrap_or(1_200);
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let paths: Vec<String> = sources.keys().cloned().collect();
     let before = peak_kib();
-    let (mut runs, mut rejected) = (0, 0);
+    let mut rejected = 0;
     let mut reached = [0; Stage::ALL];
     let library = kernel::load(&sources, &mut SourceMap::default()).unwrap();
     // The largest request of a real use: many passes, sizes near the limits.
@@ -196,7 +194,7 @@ fn damaged_graph_files_never_panic() {
             models.push((path, reference.request(shape, &types, 3)));
         }
     }
-    while Instant::now() < end {
+    for _ in 0..runs {
         // There are more manifests than graph files, and one that cannot be read ends a run early.
         let kind = [
             "graphs/models",
@@ -211,7 +209,6 @@ fn damaged_graph_files_never_panic() {
         sources.insert(path.clone(), damaged.clone());
         let _guard = SayOnPanic(path, &damaged);
         let mut map = SourceMap::default();
-        runs += 1;
         // A damaged graph is compiled itself; what graphs share, through any of them.
         let own: Vec<_> = models.iter().filter(|(model, _)| model == path).collect();
         let (model, request) = match own.len() {
@@ -219,7 +216,7 @@ fn damaged_graph_files_never_panic() {
             count => own[random.below(count)],
         };
         let library = (!path.starts_with("shaders")).then_some(&library);
-        let clock = Instant::now();
+        let clock = support::cpu::time();
         let (stage, result) = stages(model, request, &sources, library, &mut map);
         reached[stage as usize] += 1;
         if let Err(problems) = result {
@@ -227,7 +224,7 @@ fn damaged_graph_files_never_panic() {
             assert!(problems.has_errors());
             assert!(!problems.render(&map, false).is_empty());
         }
-        let took = clock.elapsed();
+        let took = support::cpu::time() - clock;
         assert!(took < Duration::from_secs(20), "took {took:?}");
         let mut map = SourceMap::default();
         let file = map.add("damaged.ron", damaged.as_str());
@@ -241,9 +238,9 @@ fn damaged_graph_files_never_panic() {
         sources.insert(path.clone(), original);
     }
     println!("{runs} runs, {rejected} rejected, ended in {reached:?}");
-    assert!(runs > 20 && rejected > 0);
+    assert!(rejected > 0);
     // Every stage stops some damage, and some gets past all.
-    assert!(runs < 1000 || reached.iter().all(|count| *count > 0));
+    assert!(runs < 1_000 || reached.iter().all(|count| *count > 0));
     if let (Some(before), Some(after)) = (before, peak_kib()) {
         let grown = after.saturating_sub(before);
         assert!(grown < 256 * 1024, "memory grew by {grown} KiB");

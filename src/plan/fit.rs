@@ -142,6 +142,7 @@ fn find_gap(mut taken: Vec<(u64, u64)>, bytes: u64, gap: Gap, capacity: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arbtest::arbitrary::Unstructured;
 
     fn item(bytes: u64, waves: Range<usize>) -> Item {
         Item { bytes, waves }
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn nothing_overlaps_and_the_bound_is_nearly_met() {
         let (mut planned, mut least) = (0, 0);
-        arbtest::arbtest(|u| {
+        let mut check = |u: &mut Unstructured<'_>| {
             let count = u.int_in_range(1..=40)?;
             let items: arbtest::arbitrary::Result<Vec<Item>> = (0..count)
                 .map(|_| {
@@ -194,8 +195,11 @@ mod tests {
             planned += packed.used.iter().sum::<u64>();
             least += bound(&items);
             Ok(())
-        })
-        .budget_ms(500);
+        };
+        // By count: the sums below are asserted, and a busy machine must not make them of a handful.
+        for seed in 0..1_000 {
+            arbtest::arbtest(&mut check).seed(seed << 32 | 512).run();
+        }
         assert!(
             planned >= least && planned * 100 <= least * 105,
             "{planned} for {least}"

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod cpu;
 pub mod decoder;
 pub mod device;
 pub mod golden;

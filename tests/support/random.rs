@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arbtest::arbitrary::{Result, Unstructured};
+
 /// SplitMix64.
 pub struct Random(u64);
 
@@ -27,6 +29,21 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// Checks a property so many times, with so many random bytes each. By count and not by time: whoever asserts
+    /// afterwards that this or that was met must have met as much on a machine that is busy.
+    pub fn check(
+        &mut self,
+        count: usize,
+        bytes: u32,
+        mut property: impl FnMut(&mut Unstructured<'_>) -> Result<()>,
+    ) {
+        for _ in 0..count {
+            // The upper half is the seed proper, the lower one the number of bytes.
+            let seed = self.next() << 32 | u64::from(bytes);
+            arbtest::arbtest(&mut property).seed(seed).run();
+        }
     }
 
     /// A number below `limit`, all nearly equally likely.
