@@ -5,6 +5,7 @@
     VENV/bin/python tools/reference_llama.py tokens smollm2=FILE.gguf gemma3=FILE.gguf   # tests/reference/tokens_*.json
     VENV/bin/python tools/reference_llama.py greedy smollm2=FILE.gguf gemma3=FILE.gguf   # tests/reference/{smollm2,gemma3}.json
     VENV/bin/python tools/reference_llama.py exact smollm2=FILE.gguf gemma3=FILE.gguf    # tests/reference/{smollm2,gemma3}_f32.json
+    VENV/bin/python tools/reference_llama.py itself smollm2=FILE.gguf gemma3=FILE.gguf   # prints it
     VENV/bin/python tools/reference_llama.py perplexity smollm2=FILE.gguf TEXT           # prints it
 
 The two files are what `tools/fetch-model smollm2` and `gemma3-270m` bring. Greedy means temperature 0 without a chat
@@ -14,7 +15,9 @@ an error.
 Before a product with quantised weights llama.cpp's CPU rounds the activations to 8 bits. With F32 weights it does not:
 `exact` is the same program on the same weights, written as F32 into a file of their own first. `forced` are its choices
 when it is led along the text of `greedy`, one decision a token whatever came before, and `behind` is by how much the
-token of `greedy` falls short of that choice. `exact` wants `greedy` to have run, and 0.5 and 1.1 GB of disk for a while.
+token of `greedy` falls short of that choice. `itself` is the same program on the same quantised file, which only adds
+up in another order or rounds another place: it says how many texts of `greedy` such a change leaves as they are, and so
+how many an independent program can be expected to write. `exact` and `itself` want `greedy` to have run, `exact` also 0.5 and 1.1 GB of disk for a while.
 """
 
 import json
@@ -31,6 +34,15 @@ OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "reference"
 STEPS = 32
 EXACT_STEPS = 16
 CONTEXT = 512
+# Ways to run the same file, as changes to the parameters of the context or of the model.
+OTHERWISE = {
+    "as it is": {},
+    "prompt token by token": {"n_ubatch": 1},
+    "prompt two tokens at a time": {"n_ubatch": 2},
+    "weights as in the file, not rearranged": {"use_extra_bufts": False},
+    "attention without its flash kernel": {"flash_attn_type": 0},
+    "attention without its flash kernel, cache in F32": {"flash_attn_type": 0, "type_k": 0, "type_v": 0},
+}
 
 PROMPTS = [
     "The capital of France is",
@@ -127,13 +139,20 @@ class Model(llama.LlamaModel):
         return self.get_vocab().n_vocab
 
 
-def open_model(path):
+def change(params, changes):
+    for key, value in changes.items():
+        if hasattr(params, key):
+            setattr(params, key, value)
+
+
+def open_model(path, changes=()):
     params = llama.LlamaModelParams()
     params.n_gpu_layers = 0
+    change(params, dict(changes))
     return Model(str(path), params)
 
 
-def open_context(model, size):
+def open_context(model, size, changes=()):
     params = llama.LlamaContextParams()
     params.n_ctx = size
     params.n_batch = size
@@ -142,6 +161,7 @@ def open_context(model, size):
     params.op_offload = False
     params.n_threads = 2
     params.n_threads_batch = 2
+    change(params, dict(changes))
     return llama.LlamaContext(model, params)
 
 
@@ -217,9 +237,9 @@ def dequantise(path, into):
     writer.close()
 
 
-def walk(model, ids, theirs, follow):
+def walk(model, ids, theirs, follow, changes=()):
     """Choices, their gaps, and how far `theirs` are behind; along `theirs` or along the choices themselves."""
-    context = open_context(model, CONTEXT)
+    context = open_context(model, CONTEXT, changes)
     batch, position = ids, 0
     choices, gaps, behind = [], [], []
     for token in theirs:
@@ -259,6 +279,20 @@ def exact(name, path):
         (OUT / f"{name}_f32.json").write_text(f'{{"source": "{source}", "prompts": [\n  ' + lines + "\n]}\n")
 
 
+def itself(name, path):
+    rows = json.loads((OUT / f"{name}.json").read_text())["prompts"]
+    for what, changes in OTHERWISE.items():
+        model = open_model(path, changes)
+        texts, agreed, asked = 0, 0, 0
+        for row in rows:
+            ids, theirs = row["ids"], row["tokens"][:EXACT_STEPS]
+            texts += walk(model, ids, theirs, False, changes)[0] == theirs
+            forced = walk(model, ids, theirs, True, changes)[0]
+            agreed += sum(a == b for a, b in zip(forced, theirs))
+            asked += len(forced)
+        print(f"{name}, {what}: {texts} of {len(rows)} texts, {agreed} of {asked} single decisions")
+
+
 def perplexity(path, text):
     model = open_model(path)
     ids = ids_of(model.get_vocab(), pathlib.Path(text).read_text(), True)
@@ -276,7 +310,7 @@ def perplexity(path, text):
 
 
 def main():
-    if len(sys.argv) < 3 or sys.argv[1] not in ("tokens", "greedy", "exact", "perplexity"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("tokens", "greedy", "exact", "itself", "perplexity"):
         sys.exit(__doc__)
     quiet()
     command = sys.argv[1]
@@ -285,7 +319,7 @@ def main():
         return
     for argument in sys.argv[2:]:
         name, _, path = argument.partition("=")
-        {"tokens": tokens, "greedy": greedy, "exact": exact}[command](name, path)
+        {"tokens": tokens, "greedy": greedy, "exact": exact, "itself": itself}[command](name, path)
 
 
 if __name__ == "__main__":
