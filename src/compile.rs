@@ -168,10 +168,6 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let placement = info_span!("place tensors")
         .in_scope(|| plan::pack::pack(&scheduled, &job.profile.limits, &reads))?;
     chained(&scheduled, &placement, &library)?;
-    let sync = info_span!("place barriers").in_scope(|| plan::sync::sync(&scheduled, &placement));
-    let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
-    let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
-
     let parts: Vec<EntryParts<'_>> = scheduled
         .iter()
         .zip(&lowered)
@@ -181,10 +177,17 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
             schedule,
         })
         .collect();
+    let guards = plan::guard::guards(&parts, &job.profile.roofs);
+    let sync =
+        info_span!("place barriers").in_scope(|| plan::sync::sync(&scheduled, &guards, &placement));
+    let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
+    let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
+
     let (kernels, needs) = instances.finish();
     let span = info_span!("lower").entered();
     let (plan, warnings) = plan::lower::lower(Parts {
         entries: &parts,
+        guards: &guards,
         placement,
         sync,
         kernels,

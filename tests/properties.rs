@@ -9,6 +9,7 @@ mod planning;
 use std::collections::BTreeMap;
 
 use arbtest::arbitrary::{Result, Unstructured};
+use graphc::dtype::DType;
 use graphc::graph::{Class, Graph};
 use graphc::ids::Id;
 use graphc::interp::{Interpreter, Placement};
@@ -21,6 +22,8 @@ use planning::{Builder, bert, plan, schedules};
 struct Shared {
     weights: Vec<u64>,
     states: Vec<u64>,
+    /// Whether the first state is the guard.
+    guarded: bool,
     carries: Vec<u64>,
 }
 
@@ -34,11 +37,12 @@ impl Shared {
             weights: sizes(3)?,
             states: sizes(2)?,
             carries: sizes(2)?,
+            guarded: u.arbitrary()?,
         })
     }
 }
 
-/// A random graph: views, in-place passes, state in place, carries, scratch, values that nobody reads; without
+/// A random graph: views, in-place passes, state in place, a guard, carries, scratch, values that nobody reads; without
 /// carries its body is recorded up to three times.
 fn random_graph(u: &mut Unstructured, entry: usize, shared: &Shared) -> Result<Graph> {
     let mut b = Builder::new(&format!("e{entry}"));
@@ -55,6 +59,10 @@ fn random_graph(u: &mut Unstructured, entry: usize, shared: &Shared) -> Result<G
         .enumerate()
         .map(|(i, count)| b.value(format!("s{i}"), Class::State, *count))
         .collect();
+    if let Some(guard) = states.first().filter(|_| shared.guarded) {
+        b.graph.values[*guard].dtype = DType::U32;
+        b.graph.guard = Some(b.graph.values[*guard].name.clone());
+    }
     let mut carries = Vec::new();
     for (i, count) in shared.carries.iter().enumerate() {
         let next = b.transient(format!("next{i}"), *count);
@@ -244,9 +252,14 @@ fn no_barrier_of_a_random_plan_can_be_dropped_or_weakened() {
                         "step {s} of {e}:\n{}",
                         brief(&plan)
                     );
-                    if *barrier == Barrier::Memory {
+                    let weaker = match barrier {
+                        Barrier::Memory => Some(Barrier::Execution),
+                        Barrier::Guard => Some(Barrier::Memory),
+                        _ => None,
+                    };
+                    if let Some(weaker) = weaker {
                         let mut weakened = plan.clone();
-                        weakened.entries[e].steps[s] = Step::Barrier(Barrier::Execution);
+                        weakened.entries[e].steps[s] = Step::Barrier(weaker);
                         assert!(
                             verify(&weakened).is_err(),
                             "step {s} of {e}:\n{}",

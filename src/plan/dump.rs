@@ -74,6 +74,8 @@ pub fn sync(graphs: &[&Graph], sync: &Sync) -> String {
                     HazardKind::ReadAfterWrite => ("wrote", "reads"),
                     HazardKind::WriteAfterRead => ("read", "writes"),
                     HazardKind::WriteAfterWrite => ("wrote", "writes"),
+                    HazardKind::DecisionAfterWrite => ("wrote", "is decided by"),
+                    HazardKind::WriteAfterDecision => ("was decided by", "writes"),
                 };
                 let when = if wave.index() == 0 {
                     " in an earlier submit"

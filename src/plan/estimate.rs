@@ -1,12 +1,12 @@
 //! What a pass costs, by the roofline model (Williams, Waterman and Patterson 2009): the slower of its arithmetic
 //! and its memory traffic. In: a pass and a profile's roofs. Out: bytes and seconds. Used to order passes inside a
-//! wave and to cut submits, never to decide what is right.
+//! wave, to cut submits and to see whether a guard pays, never to decide what is right.
 
 use crate::device::Roofs;
 use crate::graph::Graph;
-use crate::ids::PassId;
+use crate::ids::{PassId, WaveId};
 
-use super::lower::Lowered;
+use super::lower::{EntryParts, Lowered};
 
 /// Bytes that a pass must move at least: every bound tensor once, or what it touches of it, twice if it is read and
 /// written.
@@ -42,6 +42,22 @@ pub fn pass_seconds(lowered: &Lowered, bytes: u64, roofs: &Roofs) -> f64 {
         _ => 0.0,
     };
     over(lowered.flops, flops_roof).max(over(bytes, roofs.read_bytes_per_s))
+}
+
+/// Seconds of one wave: what its passes need of arithmetic and memory, and one dependent dispatch.
+pub fn wave_seconds(entry: &EntryParts<'_>, wave: WaveId, roofs: &Roofs) -> f64 {
+    let passes = entry.schedule.waves()[wave].iter();
+    let work = passes.map(|pass| {
+        let lowered = &entry.lowered[*pass];
+        pass_seconds(lowered, pass_bytes(entry.graph, *pass, lowered), roofs)
+    });
+    work.sum::<f64>() + roofs.dependent_pass_s.unwrap_or(0.0)
+}
+
+/// Seconds of one round.
+pub fn round_seconds(entry: &EntryParts<'_>, roofs: &Roofs) -> f64 {
+    let waves = entry.schedule.waves().ids();
+    waves.map(|wave| wave_seconds(entry, wave, roofs)).sum()
 }
 
 /// Whether the profile has enough roofs for an estimate in seconds to mean anything.

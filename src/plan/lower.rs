@@ -10,11 +10,12 @@ use crate::codes::plan as codes;
 use crate::device::{DeviceProfile, Feature};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::expr::Value;
-use crate::graph::{Class, Graph};
+use crate::graph::Graph;
 use crate::ids::{Id, IdVec, KernelId, PassId, TensorId, ValueId, WaveId};
 use crate::span::SourceMap;
 
-use super::estimate::{can_estimate, pass_bytes, pass_seconds};
+use super::estimate::{can_estimate, pass_bytes, round_seconds, wave_seconds};
+use super::guard::Guard;
 use super::pack::{EntryPlaces, Placement};
 use super::schedule::Schedule;
 use super::sync::{EntrySync, Sync};
@@ -53,6 +54,8 @@ pub struct EntryParts<'a> {
 pub struct Parts<'a> {
     /// Entries in the order that `pack` and `sync` saw.
     pub entries: &'a [EntryParts<'a>],
+    /// Guards of all entries.
+    pub guards: &'a [Option<Guard>],
     /// Places of all entries.
     pub placement: Placement,
     /// Barriers of all entries.
@@ -87,28 +90,20 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
         .entries
         .iter()
         .zip(places.zip(parts.sync.entries()))
-        .map(|(entry, (places, sync))| Lowering {
+        .zip(parts.guards)
+        .map(|((entry, (places, sync)), guard)| Lowering {
             entry,
             places,
             sync,
+            guard: guard.as_ref(),
             profile,
             sources: parts.sources,
             params: &parts.params,
         })
         .collect();
-    // All entries or none: what writes a guard in one must wait for those that decide by it in another.
-    let mut guards: Vec<Option<Guard>> = lowerings.iter().map(Lowering::guard).collect();
-    let mut guarded = lowerings
-        .iter()
-        .zip(&guards)
-        .filter(|(_, guard)| guard.is_some());
-    if guarded.any(|(lowering, _)| lowering.is_too_short_to_ask()) {
-        guards.fill_with(|| None);
-    }
     let entries = lowerings
         .iter()
-        .zip(&guards)
-        .map(|(lowering, guard)| lowering.run(budget, guard.as_ref(), &sums, &mut found))
+        .map(|lowering| lowering.run(budget, &sums, &mut found))
         .collect();
     let warnings = found.into_result()?;
     let plan = Plan {
@@ -160,38 +155,18 @@ impl ArenaSums {
     }
 }
 
-/// A round with a guard is estimated to last at least so many times as long as asking it takes, which in a whole model is
-/// about twice what `graphc roof` measures. When a text ends some ten steps are still on their way, in its submit and in the
-/// one behind it; at this limit, leaving them out pays for texts of up to 500 steps.
-const GUARDED_ROUND: f64 = 100.0;
-
-/// The guard of an entry.
-struct Guard {
-    /// The state.
-    value: ValueId,
-    /// The last wave that writes it.
-    wave: WaveId,
-    /// Who need not run.
-    passes: BTreeSet<PassId>,
-}
-
 struct Lowering<'a> {
     entry: &'a EntryParts<'a>,
     places: &'a EntryPlaces,
     sync: &'a EntrySync,
+    guard: Option<&'a Guard>,
     profile: &'a DeviceProfile,
     sources: &'a SourceMap,
     params: &'a BTreeMap<String, Value>,
 }
 
 impl Lowering<'_> {
-    fn run(
-        &self,
-        budget: Option<f64>,
-        guard: Option<&Guard>,
-        sums: &ArenaSums,
-        found: &mut Diagnostics,
-    ) -> Entry {
+    fn run(&self, budget: Option<f64>, sums: &ArenaSums, found: &mut Diagnostics) -> Entry {
         let graph = self.entry.graph;
         let ids: BTreeMap<ValueId, TensorId> = self
             .places
@@ -209,10 +184,10 @@ impl Lowering<'_> {
         let passes = graph
             .passes
             .ids()
-            .map(|pass| self.pass(pass, &ids, guard))
+            .map(|pass| self.pass(pass, &ids))
             .collect();
         let cut = self.cuts(budget, found);
-        let steps = self.steps(&cut, guard);
+        let steps = self.steps(&cut);
         let stats = self.stats(&steps, sums);
         let tensor_ids = |values: &[ValueId]| {
             values
@@ -233,7 +208,7 @@ impl Lowering<'_> {
             passes,
             steps,
             repeat: graph.repeat,
-            guard: guard.and_then(|guard| ids.get(&guard.value).copied()),
+            guard: self.guard.and_then(|guard| ids.get(&guard.value).copied()),
             inputs: tensor_ids(&graph.inputs),
             outputs: tensor_ids(&graph.outputs),
             stats,
@@ -256,59 +231,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// Whether asking a guard would take too much of a round.
-    fn is_too_short_to_ask(&self) -> bool {
-        let roofs = &self.profile.roofs;
-        let cost = roofs.guard_s.filter(|_| can_estimate(roofs));
-        cost.is_some_and(|cost| cost * GUARDED_ROUND > self.round_seconds())
-    }
-
-    /// The guard of this entry, with the passes that it lets out: all in waves after the one that decides, but for those
-    /// that write outputs. None if no pass writes it.
-    fn guard(&self) -> Option<Guard> {
-        let graph = self.entry.graph;
-        let name = graph.guard.as_ref()?;
-        let waves = || self.entry.schedule.waves().enumerate();
-        let value = |pass: PassId| {
-            let ports = graph.passes[pass].ports.iter();
-            let mut written = ports
-                .filter(|port| port.access.writes())
-                .map(|port| port.value);
-            written.find(|value| {
-                let info = &graph.values[*value];
-                info.class == Class::State && info.name == *name
-            })
-        };
-        let deciding = waves().flat_map(|(wave, passes)| {
-            passes
-                .iter()
-                .filter_map(move |pass| Some((wave, value(*pass)?)))
-        });
-        let (wave, value) = deciding.last()?;
-        let passes: BTreeSet<PassId> = waves()
-            .filter(|(later, _)| *later > wave)
-            .flat_map(|(_, passes)| passes)
-            .copied()
-            .filter(|pass| {
-                let mut ports = graph.passes[*pass].ports.iter();
-                !ports.any(|port| {
-                    port.access.writes() && graph.outputs.contains(&graph.root(port.value))
-                })
-            })
-            .collect();
-        Some(Guard {
-            value,
-            wave,
-            passes,
-        })
-    }
-
-    fn pass(
-        &self,
-        id: PassId,
-        ids: &BTreeMap<ValueId, TensorId>,
-        guard: Option<&Guard>,
-    ) -> PassInfo {
+    fn pass(&self, id: PassId, ids: &BTreeMap<ValueId, TensorId>) -> PassInfo {
         let pass = &self.entry.graph.passes[id];
         let lowered = &self.entry.lowered[id];
         let (line, column) = self.sources.line_col(pass.origin.span);
@@ -332,7 +255,7 @@ impl Lowering<'_> {
             groups: lowered.groups,
             push: lowered.push.clone(),
             binds: binds.collect(),
-            guarded: guard.is_some_and(|guard| guard.passes.contains(&id)),
+            guarded: self.guard.is_some_and(|guard| guard.passes.contains(&id)),
             dims: pass.binding.dims.clone(),
             options: pass.binding.options.clone(),
             flops: lowered.flops,
@@ -341,38 +264,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// Estimated seconds of one wave: what its passes need of arithmetic and memory, and one dependent dispatch.
-    fn wave_seconds(&self, wave: WaveId) -> f64 {
-        let roofs = &self.profile.roofs;
-        let passes = self.entry.schedule.waves()[wave].iter();
-        let work = passes.map(|pass| {
-            pass_seconds(
-                &self.entry.lowered[*pass],
-                pass_bytes(self.entry.graph, *pass, &self.entry.lowered[*pass]),
-                roofs,
-            )
-        });
-        work.sum::<f64>() + roofs.dependent_pass_s.unwrap_or(0.0)
-    }
-
-    /// Estimated seconds of one round.
-    fn round_seconds(&self) -> f64 {
-        let waves = self.entry.schedule.waves().ids();
-        waves.map(|wave| self.wave_seconds(wave)).sum()
-    }
-
     /// Waves that start a new submit: where the estimate of the submit so far would run past the budget.
     fn cuts(&self, budget: Option<f64>, found: &mut Diagnostics) -> BTreeSet<WaveId> {
         let mut cuts = BTreeSet::new();
         let Some(budget_ms) = budget else { return cuts };
-        let whole = self.round_seconds() * 1e3;
+        let whole = round_seconds(self.entry, &self.profile.roofs) * 1e3;
         if self.entry.graph.repeat > 1 && whole * f64::from(self.entry.graph.repeat) > budget_ms {
             // Rounds are alike, so the cut between two of them is a cut before every one.
             cuts.insert(WaveId::new(0));
         }
         let mut spent = 0.0;
         for (wave, passes) in self.entry.schedule.waves().enumerate() {
-            let ms = self.wave_seconds(wave) * 1e3;
+            let ms = wave_seconds(self.entry, wave, &self.profile.roofs) * 1e3;
             if wave.index() > 0 && spent + ms > budget_ms {
                 cuts.insert(wave);
                 spent = 0.0;
@@ -393,15 +296,11 @@ impl Lowering<'_> {
         cuts
     }
 
-    fn steps(&self, cuts: &BTreeSet<WaveId>, guard: Option<&Guard>) -> Vec<Step> {
+    fn steps(&self, cuts: &BTreeSet<WaveId>) -> Vec<Step> {
         let mut steps = Vec::new();
         for (wave, passes) in self.entry.schedule.waves().enumerate() {
             steps.extend(cuts.contains(&wave).then_some(Step::Cut));
-            let needed = self.sync.before[wave].as_ref().map(|(barrier, _)| *barrier);
-            // The guard is written when nobody decides by it, and decided by when it is written.
-            let turns = guard
-                .is_some_and(|guard| wave == guard.wave || wave.index() == guard.wave.index() + 1);
-            let barrier = if turns { Some(Barrier::Guard) } else { needed };
+            let barrier = self.sync.before[wave].as_ref().map(|(barrier, _)| *barrier);
             steps.extend(barrier.map(Step::Barrier));
             steps.extend(passes.iter().map(|pass| Step::Dispatch(*pass)));
         }
@@ -426,7 +325,8 @@ impl Lowering<'_> {
             weight_bytes: sums.weights,
             weight_host_bytes: sums.host_weights,
             state_bytes: sums.state,
-            estimate_ms: can_estimate(&self.profile.roofs).then(|| self.round_seconds() * 1e3),
+            estimate_ms: can_estimate(&self.profile.roofs)
+                .then(|| round_seconds(self.entry, &self.profile.roofs) * 1e3),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod dump;
 pub mod estimate;
 pub mod finite;
 mod fit;
+pub mod guard;
 pub mod live;
 pub mod lower;
 pub mod pack;

@@ -6,12 +6,13 @@
 //!
 //! Hazards are byte ranges in arenas, never names: two tensors that share bytes conflict, two halves of one do not.
 //! A barrier separates all compute work before it from all after it. A [`Barrier::Memory`] makes earlier writes
-//! visible; a [`Barrier::Execution`] only ends earlier reads, which is all that a write after a read needs.
+//! visible; a [`Barrier::Execution`] only ends earlier reads, which is all that a write after a read needs; a
+//! [`Barrier::Guard`] also stands between writing a guard and deciding by it, both ways.
 //!
 //! A recording is replayed, so its end meets a beginning: what is still pending when an entry ends is carried into
 //! every entry that may come next, with the parity turned, and into the next round of the same submit, with the parity as
-//! it is, until nothing changes (a forward data-flow analysis with union as its meet; Kildall 1973). Barriers reach earlier submits of the same queue, because their first scope is
-//! submission order.
+//! it is, until nothing changes (a forward data-flow analysis with union as its meet; Kildall 1973). Barriers reach
+//! earlier submits of the same queue, because their first scope is submission order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,6 +22,7 @@ use crate::ids::{ArenaId, IdVec, PassId, ValueId, WaveId};
 use crate::kernel::Access;
 
 use super::Barrier;
+use super::guard::Guard;
 use super::pack::{EntryPlaces, Placement};
 use super::schedule::Schedule;
 
@@ -33,6 +35,10 @@ pub enum HazardKind {
     WriteAfterRead,
     /// A write over what an earlier pass wrote.
     WriteAfterWrite,
+    /// A pass that a guard decides about, after the guard was written.
+    DecisionAfterWrite,
+    /// A write over a guard that decided about an earlier pass.
+    WriteAfterDecision,
 }
 
 /// One access of a pass.
@@ -84,16 +90,21 @@ impl Sync {
 }
 
 /// Finds the barriers of all entries.
-pub fn sync(entries: &[(&Graph, &Schedule)], placement: &Placement) -> Sync {
+pub fn sync(
+    entries: &[(&Graph, &Schedule)],
+    guards: &[Option<Guard>],
+    placement: &Placement,
+) -> Sync {
     let walks: Vec<Walk> = entries
         .iter()
-        .zip(placement.entries())
+        .zip(placement.entries().iter().zip(guards))
         .enumerate()
-        .map(|(entry, ((graph, schedule), places))| Walk {
+        .map(|(entry, ((graph, schedule), (places, guard)))| Walk {
             entry,
             graph,
             schedule,
             places,
+            guard: guard.as_ref(),
         })
         .collect();
     let mut found: Vec<EntrySync> = entries
@@ -113,9 +124,9 @@ pub fn sync(entries: &[(&Graph, &Schedule)], placement: &Placement) -> Sync {
             .before
             .iter()
             .flatten()
-            .any(|(barrier, _)| *barrier == Barrier::Memory)
+            .any(|(barrier, _)| settles(*barrier, Barrier::Memory))
     };
-    if inside.iter().any(unsettled) {
+    if inside.iter().any(unsettled) || guards.iter().any(Option::is_some) {
         trim(&walks, &inside, &mut found);
     }
     Sync { entries: found }
@@ -166,8 +177,8 @@ fn inherited(walks: &[Walk], found: &[EntrySync]) -> Vec<Both> {
     }
 }
 
-/// Where an entry settles nothing by itself, what it inherits goes through it, and a barrier found early may have lost
-/// its reason when another entry got one. Tries to take each barrier back that only replay asked for.
+/// Where an entry settles nothing by itself, or settles no decisions, what it inherits goes through it, and a barrier
+/// found early may have lost its reason when another entry got one. Tries to take each barrier back that only replay asked for.
 fn trim(walks: &[Walk], inside: &[EntrySync], found: &mut [EntrySync]) {
     let right = |found: &[EntrySync]| {
         let pending = inherited(walks, found);
@@ -186,17 +197,18 @@ fn trim(walks: &[Walk], inside: &[EntrySync], found: &mut [EntrySync]) {
             if now == least {
                 continue;
             }
-            let weaker = now
-                .clone()
-                .map(|(_, hazard)| (Barrier::Execution, hazard))
-                .filter(|weaker| Some(weaker) != now.as_ref());
-            let choices = [least, weaker.clone(), now];
-            for choice in choices
+            let Some((strongest, hazard)) = now else {
+                continue;
+            };
+            let weakest = least.as_ref().map(|(barrier, _)| *barrier);
+            let between = LADDER
                 .into_iter()
-                .enumerate()
-                .filter(|(index, _)| *index != 1 || weaker.is_some())
-            {
-                found[entry].before[wave] = choice.1;
+                .filter(|barrier| !weakest.is_some_and(|weakest| settles(weakest, *barrier)))
+                .take_while(|barrier| *barrier != strongest)
+                .chain([strongest])
+                .map(|barrier| Some((barrier, hazard.clone())));
+            for choice in [least].into_iter().chain(between) {
+                found[entry].before[wave] = choice;
                 if right(found) {
                     break;
                 }
@@ -260,28 +272,77 @@ struct Pending {
     writes: Touched,
     /// Reads since the last barrier of any kind.
     reads: Touched,
+    /// Writes to guards since the last barrier for guards.
+    guards: Touched,
+    /// Decisions by guards since then.
+    decisions: Touched,
+}
+
+/// What a pass does to bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Access(Access),
+    /// Writes a guard, beside all else that writing is.
+    WriteGuard,
+    /// Runs or not as they say.
+    Decide,
 }
 
 impl Pending {
     fn merge(&mut self, other: &Self) -> bool {
-        let writes = self.writes.merge(&other.writes);
-        self.reads.merge(&other.reads) | writes
+        self.writes.merge(&other.writes)
+            | self.reads.merge(&other.reads)
+            | self.guards.merge(&other.guards)
+            | self.decisions.merge(&other.decisions)
     }
 
     fn apply(&mut self, barrier: Barrier) {
         self.reads = Touched::default();
-        if barrier != Barrier::Execution {
+        if settles(barrier, Barrier::Memory) {
             self.writes = Touched::default();
+        }
+        if settles(barrier, Barrier::Guard) {
+            self.guards = Touched::default();
+            self.decisions = Touched::default();
+        }
+    }
+
+    fn add(&mut self, act: Act, arena: ArenaId, bytes: &Range<u64>, touch: Touch) {
+        let keep = |kind: &mut Touched| {
+            kind.add(arena, bytes, touch);
+        };
+        match act {
+            Act::Access(access) => {
+                if access.writes() {
+                    keep(&mut self.writes);
+                }
+                if access.reads() {
+                    keep(&mut self.reads);
+                }
+            }
+            Act::WriteGuard => keep(&mut self.guards),
+            Act::Decide => keep(&mut self.decisions),
         }
     }
 
     /// The worst conflict of an access with what is pending.
     fn conflict(
         &self,
-        access: Access,
+        act: Act,
         arena: ArenaId,
         bytes: &Range<u64>,
     ) -> Option<(HazardKind, Touch)> {
+        let access = match act {
+            Act::Access(access) => access,
+            Act::WriteGuard => {
+                let decided = self.decisions.overlap(arena, bytes)?;
+                return Some((HazardKind::WriteAfterDecision, decided));
+            }
+            Act::Decide => {
+                let written = self.guards.overlap(arena, bytes)?;
+                return Some((HazardKind::DecisionAfterWrite, written));
+            }
+        };
         let written = self.writes.overlap(arena, bytes);
         match written {
             Some(touch) if access.reads() => Some((HazardKind::ReadAfterWrite, touch)),
@@ -295,16 +356,26 @@ impl Pending {
     }
 }
 
+/// Barriers between passes, each of which does all that those before it do.
+const LADDER: [Barrier; 3] = [Barrier::Execution, Barrier::Memory, Barrier::Guard];
+
+/// Whether a barrier does all that another does.
+fn settles(barrier: Barrier, what: Barrier) -> bool {
+    let rung = |wanted: Barrier| LADDER.iter().position(|barrier| *barrier == wanted);
+    rung(barrier) >= rung(what)
+}
+
 /// The weakest barrier that settles a hazard.
 fn needed(hazard: &Hazard) -> Barrier {
     match hazard.kind {
         HazardKind::WriteAfterRead => Barrier::Execution,
         HazardKind::ReadAfterWrite | HazardKind::WriteAfterWrite => Barrier::Memory,
+        HazardKind::DecisionAfterWrite | HazardKind::WriteAfterDecision => Barrier::Guard,
     }
 }
 
 fn enough(barrier: Option<&(Barrier, Hazard)>, hazard: &Hazard) -> bool {
-    barrier.is_some_and(|(barrier, _)| *barrier == Barrier::Memory || *barrier == needed(hazard))
+    barrier.is_some_and(|(barrier, _)| settles(*barrier, needed(hazard)))
 }
 
 /// One entry as the walk sees it.
@@ -313,6 +384,7 @@ struct Walk<'a> {
     graph: &'a Graph,
     schedule: &'a Schedule,
     places: &'a EntryPlaces,
+    guard: Option<&'a Guard>,
 }
 
 impl Walk<'_> {
@@ -359,8 +431,8 @@ impl Walk<'_> {
     ) -> impl Iterator<Item = Hazard> {
         self.touches(wave, parity)
             .into_iter()
-            .filter_map(move |(later, access, arena, bytes)| {
-                let (kind, earlier) = pending.conflict(access, arena, &bytes)?;
+            .filter_map(move |(later, act, arena, bytes)| {
+                let (kind, earlier) = pending.conflict(act, arena, &bytes)?;
                 Some(Hazard {
                     kind,
                     earlier,
@@ -377,36 +449,44 @@ impl Walk<'_> {
             if let Some((barrier, _)) = &found.before[wave] {
                 pending.apply(*barrier);
             }
-            for (touch, access, arena, bytes) in self.touches(wave, parity as u64) {
-                if access.writes() {
-                    pending.writes.add(arena, &bytes, touch);
-                }
-                if access.reads() {
-                    pending.reads.add(arena, &bytes, touch);
-                }
+            for (touch, act, arena, bytes) in self.touches(wave, parity as u64) {
+                pending.add(act, arena, &bytes, touch);
             }
         }
     }
 
-    fn touches(&self, wave: WaveId, parity: u64) -> Vec<(Touch, Access, ArenaId, Range<u64>)> {
+    fn touches(&self, wave: WaveId, parity: u64) -> Vec<(Touch, Act, ArenaId, Range<u64>)> {
         let passes = self.schedule.waves()[wave].iter();
-        let ports = passes.flat_map(|pass| {
-            self.graph.passes[*pass]
-                .ports
-                .iter()
-                .map(move |port| (*pass, port))
+        let acts = passes.flat_map(|pass| {
+            let ports = self.graph.passes[*pass].ports.iter();
+            let accesses = ports.map(|port| (port.value, Act::Access(port.access)));
+            accesses
+                .chain(self.turns(*pass))
+                .map(move |(value, act)| (*pass, value, act))
         });
-        ports
-            .filter_map(|(pass, port)| {
-                let place = self.places.places.get(&port.value)?;
-                let touch = Touch {
-                    entry: self.entry,
-                    pass,
-                    value: port.value,
-                };
-                Some((touch, port.access, place.arena, place.range(parity)))
-            })
-            .filter(|(_, _, _, bytes)| !bytes.is_empty())
-            .collect()
+        acts.filter_map(|(pass, value, act)| {
+            let place = self.places.places.get(&value)?;
+            let touch = Touch {
+                entry: self.entry,
+                pass,
+                value,
+            };
+            Some((touch, act, place.arena, place.range(parity)))
+        })
+        .filter(|(_, _, _, bytes)| !bytes.is_empty())
+        .collect()
+    }
+
+    /// What a pass is to the guard.
+    fn turns(&self, pass: PassId) -> Option<(ValueId, Act)> {
+        let guard = self.guard?;
+        let mut ports = self.graph.passes[pass].ports.iter();
+        if guard.passes.contains(&pass) {
+            Some((guard.value, Act::Decide))
+        } else if ports.any(|port| port.value == guard.value && port.access.writes()) {
+            Some((guard.value, Act::WriteGuard))
+        } else {
+            None
+        }
     }
 }

@@ -13,6 +13,7 @@ use graphc::dtype::DType;
 use graphc::graph::{Class, Graph, Origin, Pass, PortUse, Recipe, ValueInfo};
 use graphc::ids::{Id, IdVec, KernelId, PassId, ValueId};
 use graphc::kernel::{Access, Binding};
+use graphc::plan::guard::guards;
 use graphc::plan::lower::{EntryParts, Lowered, Parts, lower};
 use graphc::plan::pack::pack;
 use graphc::plan::place::Reads;
@@ -208,7 +209,8 @@ pub fn stand_ins(graphs: &[Graph]) -> (IdVec<KernelId, Kernel>, Vec<IdVec<PassId
     (kernels, lowered)
 }
 
-/// Every result mixes all arguments, element i with element i where the sizes agree; scratch stays as it is.
+/// Every result mixes all arguments, element i with element i where the sizes agree; scratch stays as it is, and a guard
+/// never lets anything out, so that every result is a number.
 fn reference(graph: &Graph, pass: &Pass) -> Vec<String> {
     let read = pass.ports.iter().filter(|port| port.access.reads());
     let terms: Vec<String> = read
@@ -220,8 +222,12 @@ fn reference(graph: &Graph, pass: &Pass) -> Vec<String> {
         .filter(|port| port.access.writes())
         .map(|port| {
             let at = port.port;
-            match graph.values[port.value].class {
+            let info = &graph.values[port.value];
+            match info.class {
                 Class::Scratch => format!("p{at}[i<n{at}] = p{at}[i]"),
+                Class::State if graph.guard.as_ref() == Some(&info.name) => {
+                    format!("p{at}[i<n{at}] = 1 + i")
+                }
                 _ => format!("p{at}[i<n{at}] = 1 + {}", terms.join(" + ")),
             }
         });
@@ -279,7 +285,6 @@ pub fn attempt(
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
     let placement = pack(&pairs, &profile.limits, &Reads::default())?;
-    let sync = sync(&pairs, &placement);
     let entries: Vec<_> = pairs
         .iter()
         .zip(&lowered)
@@ -289,8 +294,11 @@ pub fn attempt(
             schedule,
         })
         .collect();
+    let guards = guards(&entries, &profile.roofs);
+    let sync = sync(&pairs, &guards, &placement);
     lower(Parts {
         entries: &entries,
+        guards: &guards,
         placement,
         sync,
         kernels,

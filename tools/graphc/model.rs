@@ -29,8 +29,13 @@ use crate::{request, shaders};
 /// Which model, how, and where.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Model folder in the Hugging Face layout, or hf:org/name from the local Hugging Face cache
-    #[arg(long, value_name = "DIR", env = "GRAPHC_MODEL", hide_env_values = true)]
+    /// GGUF file, model folder in the Hugging Face layout, or hf:org/name from the local Hugging Face cache
+    #[arg(
+        long,
+        value_name = "FILE.gguf|DIR",
+        env = "GRAPHC_MODEL",
+        hide_env_values = true
+    )]
     model: String,
     /// Let hf:org/name be downloaded if it is not in the cache
     #[arg(long)]

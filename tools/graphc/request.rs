@@ -20,8 +20,8 @@ pub struct GraphArgs {
     /// Graph file; a path that is not here is looked up in the root folder
     #[arg(value_name = "GRAPH.ron")]
     pub graph: PathBuf,
-    /// Model folder whose configuration gives the parameters, or hf:org/name from the local Hugging Face cache
-    #[arg(long, value_name = "DIR")]
+    /// GGUF file, model folder, or hf:org/name from the local Hugging Face cache, that gives the parameters
+    #[arg(long, value_name = "FILE.gguf|DIR")]
     pub model: Option<String>,
     /// Give a parameter (or a dimension's bound) a value; wins over the model
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]

@@ -27,8 +27,8 @@ pub struct SubjectArgs {
     /// Graph file, or a plan that `graphc compile -o` made [default: the graph that accepts the model]
     #[arg(value_name = "GRAPH.ron|FILE.plan", required_unless_present = "model")]
     pub file: Option<PathBuf>,
-    /// Model folder, or hf:org/name from the local Hugging Face cache; without it, weights are made up
-    #[arg(long, value_name = "DIR")]
+    /// GGUF file, model folder, or hf:org/name from the local Hugging Face cache; without it, weights are made up
+    #[arg(long, value_name = "FILE.gguf|DIR")]
     pub model: Option<String>,
     /// A shape: dimensions, or the name of an entry [repeatable; default: all of a plan, else batch=1,seq=32]
     #[arg(long = "entry", value_name = "batch=32,seq=512", value_parser = request::entry)]
