@@ -242,7 +242,7 @@ fn paths_are_looked_up_from_the_current_folder() {
         &["mine-graph.ron", "G0001"],
     );
     let there = graphc_in(folder.path(), &["check", BERT[0], "--model", "no-model"]);
-    refused(&there, 2, &["cannot read the model folder `no-model`"]);
+    refused(&there, 2, &["cannot read the model `no-model`"]);
     let hub = graphc_in(
         folder.path(),
         &["check", BERT[0], "--model", "hf:no/model/here"],

@@ -250,3 +250,22 @@ fn prompts_that_cannot_be_continued_are_refused_before_any_work() {
     refused(&["--ctx", "9000", "--prompt", "a"], "8192 positions");
     refused(&["--prompt", "a", "--prompts", "b"], "cannot be used with");
 }
+
+#[test]
+fn a_model_of_another_kind_is_refused() {
+    let encoder = graphc("minilm", &["--prompt", "x"]);
+    let language = Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .args(["embed", "--color=never", "--model"])
+        .arg(model("smollm2"))
+        .arg("x")
+        .output()
+        .unwrap();
+    for (output, sides) in [
+        (encoder, ["bert.ron", "`tokens`", "`embedding`"]),
+        (language, ["llama.ron", "`embedding`", "`tokens`, `logits`"]),
+    ] {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(sides.iter().all(|side| errors.contains(side)), "{errors}");
+    }
+}

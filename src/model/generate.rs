@@ -21,8 +21,11 @@ pub use super::sequence::*;
 /// Submits in flight.
 const IN_FLIGHT: usize = 2;
 
+/// Rows that take about as long as one: up to here reading the weights takes most of the time.
+const FEW_ROWS: u32 = 32;
+
 /// Cuts `count` tokens into the sizes of prefill entries: as large as fits, and at the end the next larger one if
-/// at least three quarters of it are used, else the smallest.
+/// at least three quarters of it are used or it has few rows, else the smallest.
 pub fn chunks(count: usize, sizes: &[u32]) -> Vec<u32> {
     let mut left = count;
     let mut cut = vec![];
@@ -38,7 +41,8 @@ pub fn chunks(count: usize, sizes: &[u32]) -> Vec<u32> {
             .filter(|size| *size as usize > left)
             .min();
         let size = match (full, over) {
-            (Some(_), Some(over)) if left * 4 >= over as usize * 3 => over,
+            (Some(full), _) if full as usize == left => full,
+            (Some(_), Some(over)) if over <= FEW_ROWS || left * 4 >= over as usize * 3 => over,
             (Some(full), _) => full,
             (None, Some(over)) => over,
             (None, None) => return cut,

@@ -225,8 +225,11 @@ fn two_submits_are_in_flight_and_none_is_in_vain() {
 #[test]
 fn a_prompt_is_cut_into_chunks_and_one_token() {
     assert!(chunks(0, &CHUNKS).is_empty());
-    assert_eq!(chunks(1, &CHUNKS), [32]);
-    assert_eq!(chunks(33, &CHUNKS), [32, 32]);
+    assert_eq!(chunks(1, &CHUNKS), [8]);
+    assert_eq!(chunks(8, &CHUNKS), [8]);
+    assert_eq!(chunks(9, &CHUNKS), [32]);
+    assert_eq!(chunks(33, &CHUNKS), [32, 8]);
+    assert_eq!(chunks(128 + 40, &CHUNKS), [128, 32, 8]);
     assert_eq!(chunks(95, &CHUNKS), [32, 32, 32]);
     assert_eq!(chunks(100, &CHUNKS), [128]);
     assert_eq!(chunks(2048 + 600, &CHUNKS), [2048, 512, 32, 32, 32]);
@@ -234,7 +237,7 @@ fn a_prompt_is_cut_into_chunks_and_one_token() {
     let shape = shape(1, 1, 100);
     let mut machine = Machine::new(&shape);
     run(&mut machine, &shape, &[sequence(&[5; 14], 1)], &[]).unwrap();
-    assert_eq!(machine.prefills, [(8, 0, 8), (4, 8, 4), (4, 12, 1)]);
+    assert_eq!(machine.prefills, [(8, 0, 8), (8, 8, 5)]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub const NOT_FINITE: u32 = u32::MAX - 1;
 /// Stop tokens that the device knows.
 pub const DEVICE_STOPS: usize = 8;
 /// Tokens of a prefill entry, from which [`super::generate::chunks`] takes.
-pub const CHUNKS: [u32; 4] = [2048, 512, 128, 32];
+pub const CHUNKS: [u32; 5] = [2048, 512, 128, 32, 8];
 
 /// Why generation stopped.
 #[derive(Debug, thiserror::Error)]

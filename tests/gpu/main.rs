@@ -6,7 +6,13 @@
 mod bad;
 mod command;
 mod forward;
+#[path = "../planning/mod.rs"]
+mod planning;
 mod plans;
+mod random;
+#[path = "../support/random.rs"]
+#[allow(dead_code)]
+mod seeds;
 
 use std::sync::Arc;
 

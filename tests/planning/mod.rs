@@ -4,6 +4,7 @@
 
 #[path = "../support/device.rs"]
 mod device;
+pub mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 

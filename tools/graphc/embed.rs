@@ -88,7 +88,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let _watched = args.tracy.start(context)?;
     let start = Instant::now();
     let mut timings = Timings::default();
-    let model = Model::open(&args.model, context)?;
+    let model = Model::open(&args.model, "embedding", context)?;
     let tokenizer = model.tokenizer()?;
     let limit = u32::try_from(tokenizer.limit()).unwrap_or(u32::MAX);
     let total = (!args.texts.is_empty()).then_some(args.texts.len() as u64);

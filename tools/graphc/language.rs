@@ -82,7 +82,7 @@ impl Language {
         args: &LanguageArgs,
         context: &Context,
     ) -> Result<Self, Failure> {
-        let model = Model::open(model, context)?;
+        let model = Model::open(model, "tokens", context)?;
         let tokenizer = TextTokenizer::of(model.metadata())
             .map_err(|error| Failure::coded(error.code(), &error))?;
         let native = match args.weights.as_str() {

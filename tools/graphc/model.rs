@@ -85,8 +85,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Finds the folder, its graph and the device.
-    pub fn open(args: &ModelArgs, context: &Context) -> Result<Self, Failure> {
+    /// Finds the folder, its graph and the device. The graph must have the output `read`.
+    pub fn open(args: &ModelArgs, read: &str, context: &Context) -> Result<Self, Failure> {
         let folder = request::model_folder(&args.model, args.download)?;
         let metadata =
             ModelMetadata::open(&folder).map_err(|error| diagnosed(error.diagnostic()))?;
@@ -98,6 +98,7 @@ impl Model {
                 (sources, graph)
             }
         };
+        has_output(&graph, read, &sources)?;
         let info = describe(args.device.as_deref())
             .map_err(|error| Failure::coded(error.code(), &error))?;
         let mut profile = tuned(&info, &sources)?;
@@ -320,6 +321,27 @@ pub fn graph_of(metadata: &ModelMetadata, sources: &FsSources) -> Result<String,
         .model_type()
         .and_then(|name| find_graph(name, sources, "graphs/models"))
         .map_err(|error| diagnosed(error.diagnostic()))
+}
+
+/// That a graph computes what the command reads: an encoder writes no tokens, a language model no embedding.
+fn has_output(graph: &str, read: &str, sources: &FsSources) -> Result<(), Failure> {
+    let mut map = SourceMap::default();
+    let loaded = match graphc::text::load(graph, sources, &mut map) {
+        Ok(loaded) => loaded,
+        Err(found) => return Err(Failure::Diagnosed(found, map)),
+    };
+    let outputs = &loaded.graph.outputs;
+    if outputs.iter().any(|output| output.value == read) {
+        return Ok(());
+    }
+    let names: Vec<String> = outputs
+        .iter()
+        .map(|output| format!("`{}`", output.value))
+        .collect();
+    Err(Failure::bad_input(format!(
+        "{graph} is no graph for this command, which reads `{read}`: its outputs are {}",
+        names.join(", ")
+    )))
 }
 
 /// The device's own limits and features with the roofs and choices of the profile that describes it, if one does.

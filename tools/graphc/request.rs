@@ -146,7 +146,7 @@ pub fn model_folder(model: &str, download: bool) -> Result<PathBuf, Failure> {
             Ok(_) => Ok(folder),
             Err(_) if model.is_empty() => Err(Failure::bad_input("`--model` is empty")),
             Err(error) => Err(Failure::bad_input(format!(
-                "cannot read the model folder `{model}`: {error}"
+                "cannot read the model `{model}`: {error}"
             ))),
         };
     };
