@@ -104,7 +104,14 @@ pub struct DeviceProfile {
     /// Longest time one submit should take, for devices with a watchdog; none means one submit.
     #[serde(default)]
     pub max_submit_ms: Option<f64>,
+    /// Steps of a language model that one submit holds, where nobody asks for another number; 1 to
+    /// [`MAX_TOKENS_PER_SUBMIT`].
+    #[serde(default)]
+    pub tokens_per_submit: Option<u32>,
 }
+
+/// The most steps that one submit may hold.
+pub const MAX_TOKENS_PER_SUBMIT: u32 = 64;
 
 /// Device limits, named as Vulkan names them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,6 +72,7 @@ fn device() -> DeviceProfile {
         roofs: Roofs::default(),
         choices: BTreeMap::new(),
         max_submit_ms: None,
+        tokens_per_submit: None,
     }
 }
 

@@ -95,6 +95,9 @@ pub fn fresh(profile: &DeviceProfile, note: &str) -> String {
     if let Some(ms) = profile.max_submit_ms {
         let _ = writeln!(out, "    max_submit_ms: {ms:?},");
     }
+    if let Some(steps) = profile.tokens_per_submit {
+        let _ = writeln!(out, "    tokens_per_submit: {steps},");
+    }
     out + ")\n"
 }
 

@@ -4,7 +4,7 @@
 //! the place in the profile. The format is described in `profiles/README.md`.
 
 use crate::codes::plan as codes;
-use crate::device::DeviceProfile;
+use crate::device::{DeviceProfile, MAX_TOKENS_PER_SUBMIT};
 use crate::diag::{Diagnostic, Diagnostics, nearest};
 use crate::expr::Expr;
 use crate::span::{FileId, SourceMap, Sources, Span};
@@ -189,6 +189,14 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
         ("submit_s", roofs.submit_s),
         ("max_submit_ms", profile.max_submit_ms),
     ];
+    if let Some(steps) = profile.tokens_per_submit
+        && !(1..=MAX_TOKENS_PER_SUBMIT).contains(&steps)
+    {
+        wrong(
+            "tokens_per_submit",
+            format!("`tokens_per_submit` is {steps}; it must be 1 to {MAX_TOKENS_PER_SUBMIT}"),
+        );
+    }
     for (field, number) in speeds {
         if let Some(number) = number.filter(|number| !(number.is_finite() && *number > 0.0)) {
             wrong(
@@ -272,6 +280,7 @@ mod tests {
             ("subgroup_size: 32", "subgroup_size: 33", ":15:9"),
             ("max_allocation", "max_alocation", ":7:9"),
             ("4.65e12", "-1.0", ":22:9"),
+            ("tokens_per_submit: 8", "tokens_per_submit: 0", ":33:5"),
         ] {
             let path = format!("{FOLDER}/broken.ron");
             let sources = BTreeMap::from([(path.clone(), H200.replace(from, to))]);

@@ -205,6 +205,7 @@ fn found(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Found {
                 roofs: Roofs::default(),
                 choices: BTreeMap::new(),
                 max_submit_ms: None,
+                tokens_per_submit: None,
             },
             name,
             unusable,

@@ -21,6 +21,7 @@ fn device(index: usize, name: &str, kind: DeviceKind, uuid: &str) -> DeviceInfo 
             roofs: Roofs::default(),
             choices: BTreeMap::new(),
             max_submit_ms: None,
+            tokens_per_submit: None,
         },
         unusable: vec![],
     }

@@ -29,5 +29,6 @@ pub fn profile() -> DeviceProfile {
         roofs: Roofs::default(),
         choices: BTreeMap::new(),
         max_submit_ms: None,
+        tokens_per_submit: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use graphc::device::MAX_TOKENS_PER_SUBMIT;
 use graphc::dtype::DType;
 use graphc::expr::Value;
 use graphc::graph::{NativeTypes, Request};
@@ -39,7 +40,7 @@ pub struct LanguageArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
     kv: String,
     /// Decode steps of a submit [default: chosen for the device]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOKENS_PER_SUBMIT)))]
     tokens_per_submit: Option<u32>,
     /// Sequences that decode together [default: as many as there are prompts, up to 32]
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -148,10 +149,8 @@ impl Language {
                 .filter(|size| used.first().is_none_or(|most| size <= most))
                 .collect();
         }
-        let steps = self
-            .args
-            .steps
-            .unwrap_or(if self.model.on_cpu() { 4 } else { 8 });
+        let steps = self.args.steps.or(self.model.tokens_per_submit());
+        let steps = steps.unwrap_or(if self.model.on_cpu() { 1 } else { 8 });
         Ok(Shape {
             batch: self.args.batch.unwrap_or_else(|| {
                 let enough = BATCHES.iter().copied().find(|batch| *batch >= count);

@@ -231,6 +231,11 @@ impl Model {
         &self.request
     }
 
+    /// How many steps a submit should hold, if the device's profile says so.
+    pub fn tokens_per_submit(&self) -> Option<u32> {
+        self.profile.tokens_per_submit
+    }
+
     /// Whether the device computes on the CPU.
     pub fn on_cpu(&self) -> bool {
         self.info.kind == DeviceKind::Cpu

@@ -433,6 +433,7 @@ impl Bench<'_> {
             choices: Default::default(),
             roofs: Roofs::default(),
             max_submit_ms: None,
+            tokens_per_submit: None,
             ..self.profile.clone()
         };
         let builder = shaders::builder(self.context)?;
