@@ -177,8 +177,9 @@ fn inherited(walks: &[Walk], found: &[EntrySync]) -> Vec<Both> {
     }
 }
 
-/// Where an entry settles nothing by itself, or settles no decisions, what it inherits goes through it, and a barrier
-/// found early may have lost its reason when another entry got one. Tries to take each barrier back that only replay asked for.
+/// Where an entry settles nothing by itself, or no decisions, what it inherits goes through it, and a barrier found
+/// early may have lost its reason when another entry got one. Tries to take each barrier back that only replay asked
+/// for.
 fn trim(walks: &[Walk], inside: &[EntrySync], found: &mut [EntrySync]) {
     let right = |found: &[EntrySync]| {
         let pending = inherited(walks, found);
