@@ -16,9 +16,8 @@ Before a product with quantised weights llama.cpp's CPU rounds the activations t
 `exact` is the same program on the same weights, written as F32 into a file of their own first. `forced` are its choices
 when it is led along the text of `greedy`, one decision a token whatever came before, and `behind` is by how much the
 token of `greedy` falls short of that choice. `itself` is the same program on the same quantised file, which only adds
-up in another order or rounds another place: it says how many texts of `greedy` such a change leaves as they are, and so
-how many an independent program can be expected to write. `exact` and `itself` want `greedy` to have run, `exact` also
-0.5 and 1.1 GB of disk for a while.
+up in another order or rounds another place: it says how many texts of `greedy` such a change leaves as they are.
+`exact` and `itself` want `greedy` to have run, `exact` also 0.5 and 1.1 GB of disk for a while.
 """
 
 import json

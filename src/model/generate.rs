@@ -21,7 +21,8 @@ pub use super::sequence::*;
 /// Submits in flight.
 const IN_FLIGHT: usize = 2;
 
-/// Rows that take about as long as one: up to here reading the weights takes most of the time.
+/// The tail of a prompt takes one entry of up to so many rows rather than several smaller ones: on a GPU a step of 32
+/// rows takes less than twice as long as one of four (`BENCHMARKS.md`, 8B with 4 and 32 streams).
 const FEW_ROWS: u32 = 32;
 
 /// Cuts `count` tokens into the sizes of prefill entries: as large as fits, and at the end the next larger one if

@@ -24,7 +24,8 @@ const MOST: u32 = 300;
 const THREADS: u32 = 64;
 
 /// What the stand-in's formulas say, one after the other, as GLSL for one workgroup. A result is written when all that it
-/// is made of is read, since it may take over the bytes of an argument. Numbers of elements are pushed, and which ports are of u32.
+/// is made of is read, since it may take over the bytes of an argument. Numbers of elements are pushed, and which ports
+/// are of u32.
 fn glsl(kernel: &Kernel) -> String {
     let ports = kernel.bindings.len();
     let mut text = format!(
