@@ -25,11 +25,13 @@ pub enum Feature {
     SubgroupBroadcast,
     /// Products of four packed 8-bit integers with four others in one instruction, whatever it costs.
     DotI8,
+    /// Which invocation holds which element of a 16x16 fragment of [`Feature::CoopmatF16`] is as `shaders/README.md` says.
+    CoopmatLanes,
 }
 
 impl Feature {
     /// Every feature, in the order in which lists show them.
-    pub const ALL: [Feature; 8] = [
+    pub const ALL: [Feature; 9] = [
         Feature::StorageF16,
         Feature::ArithmeticF16,
         Feature::StorageI8,
@@ -38,7 +40,13 @@ impl Feature {
         Feature::CoopmatF16,
         Feature::SubgroupBroadcast,
         Feature::DotI8,
+        Feature::CoopmatLanes,
     ];
+
+    /// Whether a device cannot be asked about it. Then its profile says so, once `graphc roof` has seen it there.
+    pub fn is_measured(self) -> bool {
+        self == Feature::CoopmatLanes
+    }
 
     /// The name in manifests and profiles.
     pub fn name(self) -> &'static str {
@@ -51,6 +59,7 @@ impl Feature {
             Feature::CoopmatF16 => "coopmat_f16",
             Feature::SubgroupBroadcast => "subgroup_broadcast",
             Feature::DotI8 => "dot_i8",
+            Feature::CoopmatLanes => "coopmat_lanes",
         }
     }
 
@@ -78,6 +87,9 @@ impl Feature {
             }
             Feature::DotI8 => {
                 "8-bit and 4-bit weights are widened before each product, which costs decoding some speed"
+            }
+            Feature::CoopmatLanes => {
+                "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams a third of their speed"
             }
         }
     }

@@ -122,6 +122,7 @@ fn roof_kernels_compute_their_formulas() {
         rounds,
         1e-2,
     );
+    same(&[], "roof_lanes", "", 0.0);
     let matrices = [
         ("x", "f16", "\"4\", \"16\", \"16\""),
         ("w", "f16", "\"4\", \"16\", \"16\""),

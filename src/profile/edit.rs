@@ -1,9 +1,10 @@
 //! Profiles as texts that people edit. In: the text of a profile and what was measured. Out: the text with that one
 //! field replaced; comments, order and everything else stay as they are.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::device::{Choice, DeviceProfile, Roofs};
+use crate::device::{Choice, DeviceProfile, Feature, Roofs};
 use crate::text::options;
 
 /// `NVIDIA H200 (x)` becomes `nvidia-h200-x`.
@@ -20,6 +21,22 @@ pub fn file_name(device: &str) -> String {
 /// The text with other roofs and a comment that says where they are from.
 pub fn with_roofs(text: &str, roofs: &Roofs, note: &str) -> Result<String, String> {
     replaced(text, "roofs", &roofs_text(roofs, note))
+}
+
+/// The text with those features that a device cannot be asked about as they are in `features`, and the others as they were.
+pub fn with_measured_features(text: &str, features: &BTreeSet<Feature>) -> Result<String, String> {
+    let profile = profile(text)?;
+    let new: BTreeSet<Feature> = profile
+        .features
+        .iter()
+        .filter(|feature| !feature.is_measured())
+        .chain(features.iter().filter(|feature| feature.is_measured()))
+        .copied()
+        .collect();
+    match new == profile.features {
+        true => Ok(text.into()),
+        false => replaced(text, "features", &features_text(&new)),
+    }
 }
 
 /// The text with other choices.
@@ -74,12 +91,11 @@ pub fn fresh(profile: &DeviceProfile, note: &str) -> String {
             line(name, bytes.to_string());
         }
     }
-    let features: Vec<&str> = profile
-        .features
-        .iter()
-        .map(|feature| feature.name())
-        .collect();
-    let _ = writeln!(out, "    ),\n    features: [{}],", features.join(", "));
+    let _ = writeln!(
+        out,
+        "    ),\n    features: {},",
+        features_text(&profile.features)
+    );
     let _ = writeln!(out, "    roofs: {},", roofs_text(&profile.roofs, note));
     let choices: Vec<_> = profile
         .choices
@@ -99,6 +115,11 @@ pub fn fresh(profile: &DeviceProfile, note: &str) -> String {
         let _ = writeln!(out, "    tokens_per_submit: {steps},");
     }
     out + ")\n"
+}
+
+fn features_text(features: &BTreeSet<Feature>) -> String {
+    let names: Vec<&str> = features.iter().map(|feature| feature.name()).collect();
+    format!("[{}]", names.join(", "))
 }
 
 fn roofs_text(roofs: &Roofs, note: &str) -> String {
@@ -151,11 +172,7 @@ fn choices_text(choices: &[(String, Vec<(Choice, String)>)]) -> String {
 /// Puts `value` in place of the field's, or at the end if there is no such field. The result is read before it is
 /// given out.
 fn replaced(text: &str, field: &str, value: &str) -> Result<String, String> {
-    let read = |text: &str| {
-        let read = options().from_str::<DeviceProfile>(text);
-        read.map_err(|error| format!("this is no device profile: {error}"))
-    };
-    read(text)?;
+    profile(text)?;
     let tokens = tokens(text);
     let depth_one = |at: &usize| tokens[*at].depth == 1 && tokens[*at].text == field;
     let new = match (0..tokens.len()).find(depth_one) {
@@ -185,7 +202,12 @@ fn replaced(text: &str, field: &str, value: &str) -> Result<String, String> {
             )
         }
     };
-    read(&new).map(|_| new)
+    profile(&new).map(|_| new)
+}
+
+fn profile(text: &str) -> Result<DeviceProfile, String> {
+    let read = options().from_str::<DeviceProfile>(text);
+    read.map_err(|error| format!("this is no device profile: {error}"))
 }
 
 struct Token<'a> {
@@ -260,6 +282,23 @@ mod tests {
             submit_s: Some(3.5e-5),
             ..Roofs::default()
         }
+    }
+
+    #[test]
+    fn what_was_measured_of_features_changes_and_nothing_else() {
+        let lanes = BTreeSet::from([Feature::CoopmatLanes]);
+        assert_eq!(with_measured_features(H200, &lanes).unwrap(), H200);
+        let none = BTreeSet::from([Feature::DotI8]);
+        let without = with_measured_features(H200, &none).unwrap();
+        let mut wanted = parse(H200);
+        assert!(wanted.features.remove(&Feature::CoopmatLanes));
+        assert_eq!(parse(&without), wanted);
+        assert_eq!(
+            parse(&with_measured_features(&without, &lanes).unwrap()),
+            parse(H200)
+        );
+        let odd = with_measured_features("(name: 3)", &none).unwrap_err();
+        assert!(odd.contains("no device profile"), "{odd}");
     }
 
     #[test]

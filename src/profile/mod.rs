@@ -42,7 +42,7 @@ pub fn load(
 }
 
 /// What was asked of a device itself, with the roofs and choices of the profile file that matches its name, if there
-/// is one. Limits and features stay the device's own.
+/// is one. Limits and features stay the device's own, but for features that it cannot be asked about.
 pub fn tune(
     found: DeviceProfile,
     sources: &dyn Sources,
@@ -54,9 +54,11 @@ pub fn tune(
         if !file.matches.is_empty() && device.contains(&file.matches.to_lowercase()) {
             let mut limits = found.limits;
             limits.compute_units = limits.compute_units.or(file.limits.compute_units);
+            let measured = file.features.iter().filter(|feature| feature.is_measured());
+            let features = found.features.iter().chain(measured).copied().collect();
             return Ok(DeviceProfile {
                 limits,
-                features: found.features,
+                features,
                 ..file
             });
         }
@@ -228,7 +230,8 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::collections::BTreeMap;
+    use crate::device::Feature;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const H200: &str = include_str!("../../profiles/devices/nvidia-h200.ron");
     const LAVAPIPE: &str = include_str!("../../profiles/devices/lavapipe.ron");
@@ -263,7 +266,10 @@ mod tests {
         let tuned = tune(found.clone(), &shipped(), &mut map).unwrap();
         assert_eq!((tuned.name, tuned.roofs), (file.name, file.roofs));
         assert_eq!(tuned.limits.max_allocation, found.limits.max_allocation);
-        assert_eq!(tuned.features, found.features);
+        let measured = Feature::CoopmatLanes;
+        assert!(file.features.contains(&measured) && !found.features.contains(&measured));
+        let with: BTreeSet<Feature> = found.features.iter().copied().chain([measured]).collect();
+        assert_eq!(tuned.features, with);
         found.name = "some other device".into();
         assert_eq!(tune(found.clone(), &shipped(), &mut map).unwrap(), found);
     }

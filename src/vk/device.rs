@@ -3,7 +3,7 @@
 //! A device is never chosen silently: what was asked for is found or an error lists what is there, and the
 //! chosen one is reported in [`DeviceInfo`]. Without a wish the first real GPU wins over a device on the CPU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,11 +66,11 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// What it lacks, and what that costs.
+    /// What it lacks, and what that costs. Of what it cannot be asked about it does not say.
     pub fn missing(&self) -> impl Iterator<Item = (Feature, &'static str)> {
         Feature::ALL
             .into_iter()
-            .filter(|feature| !self.profile.features.contains(feature))
+            .filter(|feature| !self.profile.features.contains(feature) && !feature.is_measured())
             .map(|feature| (feature, feature.cost_of_lack()))
     }
 
@@ -201,7 +201,7 @@ fn found(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Found {
                     device_memory: own_memory(kind(basic.device_type), memory_bytes),
                     ..support.limits.clone()
                 },
-                features: support.features.clone(),
+                features: asked(&support.features),
                 roofs: Roofs::default(),
                 choices: BTreeMap::new(),
                 max_submit_ms: None,
@@ -223,6 +223,12 @@ fn found(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Found {
         timestamp_bits: family.map_or(0, |family| families[family as usize].timestamp_valid_bits),
         timestamp_period: basic.limits.timestamp_period,
     }
+}
+
+/// The features that a device was asked about.
+fn asked(features: &BTreeSet<Feature>) -> BTreeSet<Feature> {
+    let asked = features.iter().filter(|feature| !feature.is_measured());
+    asked.copied().collect()
 }
 
 fn c_text(text: Result<&std::ffi::CStr, std::ffi::FromBytesUntilNulError>) -> String {

@@ -55,12 +55,16 @@ pub(crate) mod capability {
     }
 }
 
+/// PCI vendor.
+const NVIDIA: u32 = 0x10de;
+
 /// What a device offers of what graphc can use.
 #[derive(Clone, Debug)]
 pub struct Support {
     /// Its limits.
     pub limits: Limits,
-    /// Features that kernel variants may ask for.
+    /// Features that kernel variants may ask for, and those that it may have but cannot be asked about
+    /// ([`Feature::is_measured`]).
     pub features: BTreeSet<Feature>,
     /// SPIR-V capabilities that modules may declare.
     pub capabilities: BTreeSet<u32>,
@@ -172,9 +176,17 @@ pub(crate) fn probe(
     let can_be_32 = size_control
         && enable.full_subgroups
         && (sizes.min_subgroup_size..=sizes.max_subgroup_size).contains(&32);
-    let features = features(&enable, operations, can_be_32, || {
+    let mut features = features(&enable, operations, can_be_32, || {
         matrix_f16(entry, instance, physical)
     });
+    // The layout that is meant is that of NVIDIA's instruction; whether a device has it, its profile says.
+    if basic.vendor_id == NVIDIA
+        && [Feature::CoopmatF16, Feature::Subgroup32]
+            .iter()
+            .all(|feature| features.contains(feature))
+    {
+        features.insert(Feature::CoopmatLanes);
+    }
     let subgroup_size = if can_be_32 {
         32
     } else {

@@ -77,7 +77,11 @@ fn a_missing_feature_is_named() {
     let found = graphc::vk::device::describe(None).unwrap();
     // Whatever device this is, look for one feature that it lacks; a device that has all cannot show this.
     let Some((lacking, _)) = found.missing().next() else {
-        assert_eq!(found.profile.features.len(), Feature::ALL.len());
+        assert!(
+            Feature::ALL
+                .iter()
+                .all(|one| one.is_measured() || found.profile.features.contains(one))
+        );
         return;
     };
     let mut plan = plans::chain();

@@ -29,8 +29,17 @@ pub fn wanted() -> Option<String> {
 /// That device as data.
 pub fn profile() -> DeviceProfile {
     let info = graphc::vk::device::describe(wanted().as_deref());
-    info.unwrap_or_else(|error| panic!("no Vulkan device to test on: {error}"))
-        .profile
+    let mut profile = info
+        .unwrap_or_else(|error| panic!("no Vulkan device to test on: {error}"))
+        .profile;
+    // With what a device cannot be asked about; without roofs and choices, which would change plans.
+    let tuned = graphc::profile::tune(
+        profile.clone(),
+        &super::sources(),
+        &mut SourceMap::default(),
+    );
+    profile.features = tuned.expect("profiles in the repository are good").features;
+    profile
 }
 
 /// The repository with more texts, by path.

@@ -12,9 +12,10 @@ use graphc::graph::Request;
 use graphc::plan::{Plan, Weight};
 use graphc::report::Spread;
 use graphc::report::text::{flops, rate, time};
-use graphc::run::{Progress, Session, SessionOptions, Timing};
+use graphc::run::{Progress, RunError, Session, SessionOptions, Timing};
 use graphc::span::{SourceError, SourceMap, Sources};
 use graphc::vk::device::{DeviceInfo, DeviceKind, describe};
+use graphc::vk::error::VkError;
 use graphc::{profile, sources::FsSources};
 
 use crate::context::Context;
@@ -25,7 +26,8 @@ use crate::{model, output, shaders};
 /// Arguments of `roof`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "The file's limits, tuned choices and comments stay as they are; only its roofs are replaced. \
+    after_help = "The file's limits, tuned choices and comments stay as they are; only its roofs are replaced, and the \
+    features that a device cannot be asked about (coopmat_lanes). \
     Run it while the device has nothing else to do."
 )]
 pub struct Args {
@@ -64,6 +66,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         device: args.device.clone(),
     };
     let roofs = bench.roofs()?;
+    let mut features = info.profile.features.clone();
+    if bench.lanes()? {
+        features.insert(Feature::CoopmatLanes);
+    }
     let (name, default) = profile_file(&info, &tuned, &sources);
     let path = args.output.clone().unwrap_or(default);
     let here = std::fs::read_to_string(&path).ok();
@@ -72,13 +78,14 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         info.name, info.driver
     );
     let text = match here {
-        Some(text) => {
-            profile::edit::with_roofs(&text, &roofs, &note).map_err(Failure::bad_input)?
-        }
+        Some(text) => profile::edit::with_roofs(&text, &roofs, &note)
+            .and_then(|text| profile::edit::with_measured_features(&text, &features))
+            .map_err(Failure::bad_input)?,
         None => profile::edit::fresh(
             &DeviceProfile {
                 name,
                 roofs,
+                features,
                 ..tuned.clone()
             },
             &note,
@@ -384,6 +391,42 @@ impl Bench<'_> {
         Ok((with.device - without.device).max(0.0) / f64::from(rounds) * 1e-9)
     }
 
+    /// Whether each element of a fragment of the matrix units is where kernels that need to know take it to be.
+    fn lanes(&self) -> Result<bool, Failure> {
+        let features = &self.profile.features;
+        let needs = [Feature::CoopmatF16, Feature::Subgroup32];
+        if !needs.iter().all(|feature| features.contains(feature)) {
+            return Ok(false);
+        }
+        let mut graph = Graph::default();
+        graph.pass("lanes", "roof_lanes", "", "elsewhere", "");
+        graph.output("elsewhere");
+        let mut profile = self.profile.clone();
+        profile.features.insert(Feature::CoopmatLanes);
+        let plan = Arc::new(self.compile_for(&graph.text(), profile)?);
+        let mut session = match self.open(&plan) {
+            // What the device surely has not is not looked for.
+            Err(RunError::Vk(VkError::MissingFeatures { .. })) => return Ok(false),
+            opened => opened.map_err(failed)?,
+        };
+        let entry = session.entry(&plan.entries[0].name).map_err(failed)?;
+        let output = forward(&mut session, entry, &[]).map_err(failed)?;
+        let elsewhere: f32 = output
+            .tensor::<f32>("elsewhere")
+            .map_err(failed)?
+            .iter()
+            .sum();
+        self.context.say(&format!(
+            "{:<28} {}",
+            "elements of fragments",
+            match elsewhere == 0.0 {
+                true => "where `coopmat_lanes` says".to_owned(),
+                false => format!("{elsewhere} of 768 elsewhere than `coopmat_lanes` says"),
+            }
+        ));
+        Ok(elsewhere == 0.0)
+    }
+
     /// Nanoseconds of the first wave.
     fn first_wave(&self, graph: &Graph) -> Result<f64, Failure> {
         Ok(self.times(graph, Timing::Waves)?.device)
@@ -391,13 +434,7 @@ impl Bench<'_> {
 
     fn times(&self, graph: &Graph, timing: Timing) -> Result<Times, Failure> {
         let plan = Arc::new(self.compile(&graph.text())?);
-        let options = SessionOptions {
-            device: self.device.clone(),
-            ..SessionOptions::from_env()
-        };
-        let mut session =
-            Session::open(options, Arc::clone(&plan), &mut fill, &mut |_: Progress| {})
-                .map_err(failed)?;
+        let mut session = self.open(&plan).map_err(failed)?;
         session.need_timestamps().map_err(failed)?;
         let entry = session.entry(&plan.entries[0].name).map_err(failed)?;
         let mut series = |timing| -> Result<(Vec<f64>, Vec<f64>), Failure> {
@@ -423,7 +460,19 @@ impl Bench<'_> {
         })
     }
 
+    fn open(&self, plan: &Arc<Plan>) -> Result<Session, RunError> {
+        let options = SessionOptions {
+            device: self.device.clone(),
+            ..SessionOptions::from_env()
+        };
+        Session::open(options, Arc::clone(plan), &mut fill, &mut |_: Progress| {})
+    }
+
     fn compile(&self, graph: &str) -> Result<Plan, Failure> {
+        self.compile_for(graph, self.profile.clone())
+    }
+
+    fn compile_for(&self, graph: &str, profile: DeviceProfile) -> Result<Plan, Failure> {
         let sources = Probe {
             inner: self.sources,
             graph,
@@ -434,7 +483,7 @@ impl Bench<'_> {
             roofs: Roofs::default(),
             max_submit_ms: None,
             tokens_per_submit: None,
-            ..self.profile.clone()
+            ..profile
         };
         let builder = shaders::builder(self.context)?;
         let entries = [Request::default()];

@@ -1,0 +1,99 @@
+// Fragments of 16 x 16 filled from registers, on devices where it is known which invocation holds what (feature
+// `coopmat_lanes`): invocation 4 g + c of a subgroup has of rows g and g + 8 of A, and of columns g and g + 8 of B, two
+// pairs each, at k = 2 c and 2 c + 8; and of the sums rows g and g + 8 at those columns.
+//
+// A product adds up over k, and in which order does not matter: both sides only have to agree which elements a pair
+// holds. So an invocation takes 16 bytes of w as they stand in memory, neighbours of k, for its pairs of several fragments,
+// and x is laid out to meet them. Columns of w are dealt out so that an invocation ends up with four neighbours.
+
+// Elements of w in 16 bytes, and the fragments that they make.
+#if W_INT4
+#define PER 32
+#elif W_INT8
+#define PER 16
+#else
+#define PER 8
+#endif
+const uint LOAD_FRAGMENTS = PER / 4;
+
+// Vectors from one fragment of x to the next in shared memory: eight invocations that write neighbours of k of one row
+// meet different banks.
+#if W_INT4
+const uint FRAGMENT = 33;
+#else
+const uint FRAGMENT = 34;
+#endif
+
+#define FILL(fragment, pairs) { \
+    [[unroll]] for (uint p = 0; p < 4; p++) { \
+        f16vec2 pair = unpackFloat2x16(pairs[p]); \
+        fragment[2 * p] = pair.x; \
+        fragment[2 * p + 1] = pair.y; \
+    } }
+
+// The first of the two columns of 16 that invocation 4 g + c has; the other one is two further.
+uint lane_column(uint g) {
+    return g / 2 * 4 + g % 2;
+}
+
+// Where eight neighbours of k of x, the `k8`th of a window, belong: the first of two fragments, and c.
+uvec2 x_place(uint k8) {
+#if W_INT8
+    return uvec2(k8 / 8 * 4 + k8 % 2 * 2, k8 % 8 / 2);
+#elif W_INT4
+    return uvec2(k8 / 16 * 8 + k8 % 4 * 2, k8 % 16 / 4);
+#else
+    return uvec2(k8 / 4 * 2, k8 % 4);
+#endif
+}
+
+uint low_halves(uint a, uint b) {
+    return bitfieldInsert(a, b, 16, 16);
+}
+
+uint high_halves(uint a, uint b) {
+    return a >> 16 | b & 0xffff0000;
+}
+
+// Their pairs in each of the two. Integers are taken out of a word of w by a mask, which leaves elements 0 and 2, then 1
+// and 3 of four (int8), or 0 and 4, 1 and 5, 2 and 6, 3 and 7 of eight (int4).
+uvec2 x_pairs(uvec4 eight, uint second) {
+#if W_INT8
+    uvec2 two = second == 0 ? eight.xy : eight.zw;
+    return uvec2(low_halves(two.x, two.y), high_halves(two.x, two.y));
+#elif W_INT4
+    uvec2 two = second == 0 ? eight.xz : eight.yw;
+    return uvec2(low_halves(two.x, two.y), high_halves(two.x, two.y));
+#else
+    return second == 0 ? eight.xy : eight.zw;
+#endif
+}
+
+// The pairs of the fragment `f` of a load of w. Integers become f16 by bits: 0x6400 is 1024, whose last bits count ones.
+uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
+#if W_INT8
+    uint word = load[f];
+    // Two's complement with the sign turned over counts from -128.
+    uvec2 bits = uvec2(word, word >> 8) & 0x00ff00ff ^ 0x64806480;
+    return uvec2(packFloat2x16((unpackFloat2x16(bits.x) - f16vec2(1152.0)) * shared_by),
+                 packFloat2x16((unpackFloat2x16(bits.y) - f16vec2(1152.0)) * shared_by));
+#elif W_INT4
+    uint word = load[f / 2] >> 8 * (f % 2);
+    uvec2 bits = uvec2(word, word >> 4) & 0x000f000f | 0x64006400;
+    return uvec2(packFloat2x16(fma(unpackFloat2x16(bits.x) - f16vec2(1024.0), shared_by.xx, shared_by.yy)),
+                 packFloat2x16(fma(unpackFloat2x16(bits.y) - f16vec2(1024.0), shared_by.xx, shared_by.yy)));
+#else
+    return f == 0 ? load.xy : load.zw;
+#endif
+}
+
+// What the group of a load shares: the scale of int8 twice, or scale and minimum of int4.
+f16vec2 load_shared(uint load) {
+#if W_INT8
+    return f16vec2(w_scale[n * (k / 2) + load / 2]);
+#elif W_INT4
+    return w_scale[n * (k / 8) + load];
+#else
+    return f16vec2(0.0);
+#endif
+}

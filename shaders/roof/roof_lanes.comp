@@ -1,0 +1,42 @@
+// Counts the elements of fragments that are not in the invocation, or not at the number, that `coopmat_lanes` says.
+#version 460
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+
+layout(local_size_x = 32) in;
+
+layout(binding = BIND_Y) writeonly buffer Out { float y[]; };
+
+// Element [i][j] is 16 i + j, which f16 holds exactly.
+shared float16_t halves[256];
+shared float floats[256];
+
+void main() {
+    uint lane = gl_SubgroupInvocationID;
+    for (uint i = lane; i < 256; i += 32) {
+        halves[i] = float16_t(i);
+        floats[i] = float(i);
+    }
+    barrier();
+    coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a;
+    coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> b;
+    coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> sums;
+    coopMatLoad(a, halves, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+    coopMatLoad(b, halves, 0, 16, gl_CooperativeMatrixLayoutColumnMajor);
+    coopMatLoad(sums, floats, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+    uint elsewhere = 0;
+    if (a.length() != 8 || b.length() != 8 || sums.length() != 8) {
+        elsewhere = 24;
+    } else {
+        [[unroll]] for (uint e = 0; e < 8; e++) {
+            // Rows of A and of the sums, columns of B; then columns, or rows of B.
+            float there = float(16 * (lane / 4 + e / 4 * 8) + lane % 4 * 2 + e % 2 + e / 2 % 2 * 8);
+            elsewhere += uint(float(a[e]) != there) + uint(float(b[e]) != there) + uint(sums[e] != there);
+        }
+    }
+    y[lane] = float(elsewhere);
+}
