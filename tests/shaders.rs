@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use graphc::compile::Job;
-use graphc::device::{DeviceProfile, Feature};
+use graphc::device::{Choice, DeviceProfile, Feature};
 use graphc::diag::Diagnostic;
 use graphc::dtype::DType;
 use graphc::expr::Value;
@@ -57,12 +57,13 @@ fn size(name: &str) -> i64 {
     found.unwrap_or_else(|| panic!("no size for `{name}`")).1
 }
 
-/// A device that can do everything.
+/// A device that can do everything, and so small that variants for large work take the sizes here.
 fn device() -> DeviceProfile {
     DeviceProfile {
         features: Feature::ALL.into(),
         limits: graphc::device::Limits {
             subgroup_size: 32,
+            compute_units: Some(1),
             max_shared_memory: 48 << 10,
             ..support::profile().limits
         },
@@ -273,6 +274,20 @@ fn instances(manifest: &Manifest) -> Vec<Built> {
                     "{} {} {types:?} {ports:?} {options:?}",
                     manifest.name, variant.name
                 );
+                // A variant with several shapes of tile is built with one after the other.
+                let mut device = device.clone();
+                let shape = variant.spec.iter().find(|spec| spec.name == "SHAPE");
+                device.choices.extend(shape.map(|shape| {
+                    let of_variant = |one: &&Built| one.selected.variant == variant.name;
+                    let before = built.iter().filter(of_variant).count() as u32;
+                    let number = shape.min + before % (shape.max - shape.min + 1);
+                    let choice = Choice {
+                        when: None,
+                        variant: variant.name.clone(),
+                        spec: BTreeMap::from([("SHAPE".into(), number)]),
+                    };
+                    (manifest.name.clone(), vec![choice])
+                }));
                 // Some variants are for narrow subgroups only.
                 let narrow = DeviceProfile {
                     limits: graphc::device::Limits {
