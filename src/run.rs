@@ -399,7 +399,7 @@ fn zones(device: &Arc<Device>, options: &SessionOptions) -> Result<Option<Zones>
 
 fn check(plan: &Plan, device: &Device) -> Result<(), VkError> {
     let info = device.info();
-    let features = fit::missing(plan, &device.support.features);
+    let features = fit::missing(plan, &device.support.features, &info.name);
     if !features.is_empty() {
         return Err(VkError::MissingFeatures {
             device: info.name.clone(),

@@ -28,6 +28,7 @@ impl Builder {
         let plan = Plan {
             graph: "test".into(),
             profile: "test".into(),
+            device: String::new(),
             limits: Limits {
                 min_storage_alignment: 4,
                 max_storage_buffers: 8,

@@ -19,13 +19,13 @@
 //! use graphc::plan::codec::{CodecError, decode, encode};
 //! # use graphc::{device::Limits, ids::IdVec, plan::Plan};
 //! # let plan = Plan {
-//! #     graph: "bert".into(), profile: "lavapipe".into(), limits: Limits::default(), needs: Default::default(), source_hash: [0; 32],
+//! #     graph: "bert".into(), profile: "lavapipe".into(), device: "llvmpipe".into(), limits: Limits::default(), needs: Default::default(), source_hash: [0; 32],
 //! #     params: Default::default(), kernels: IdVec::new(), arenas: IdVec::new(), weights: vec![], entries: vec![],
 //! #     sources: vec![],
 //! # };
 //! let mut bytes = encode(&plan)?;
 //! assert_eq!(&bytes[..8], b"\x89graphc\n");
-//! assert_eq!(bytes[8..12], 4u32.to_le_bytes()); // the format number
+//! assert_eq!(bytes[8..12], 5u32.to_le_bytes()); // the format number
 //! let payload = bytes.len() as u64 - 60;
 //! assert_eq!(bytes[12..20], payload.to_le_bytes());
 //! assert_eq!(decode(&bytes)?, plan);

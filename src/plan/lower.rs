@@ -113,6 +113,7 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
             .map(|entry| entry.graph.name.clone())
             .unwrap_or_default(),
         profile: profile.name.clone(),
+        device: profile.matches.clone(),
         limits: profile.limits.clone(),
         needs: parts.needs,
         source_hash: parts.source_hash,

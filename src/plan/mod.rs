@@ -32,7 +32,7 @@ pub mod verify;
 pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Plan {
     pub graph: String,
     /// The device profile it was compiled for, by name.
     pub profile: String,
+    /// A part of the names of the devices that the profile describes: what it says of them beyond what a device can be
+    /// asked about ([`Feature::is_measured`]) holds for these.
+    pub device: String,
     /// The limits it obeys; a device with smaller ones cannot run it.
     pub limits: Limits,
     /// Features that the chosen kernels need.

@@ -19,9 +19,14 @@ pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
     weight.dtype.size_of(&weight.shape)
 }
 
-/// Features that the plan needs and `features` lacks.
-pub fn missing(plan: &Plan, features: &BTreeSet<Feature>) -> Vec<Feature> {
-    plan.needs.difference(features).copied().collect()
+/// Features that the plan needs and the device lacks, which has `features` and that name. Of what no device can be asked
+/// about, the plan's profile knows only that of devices like those that it describes.
+pub fn missing(plan: &Plan, features: &BTreeSet<Feature>, device: &str) -> Vec<Feature> {
+    let described = device.to_lowercase().contains(&plan.device.to_lowercase());
+    let has =
+        |feature: &Feature| features.contains(feature) && (described || !feature.is_measured());
+    let needs = plan.needs.iter().filter(|feature| !has(feature));
+    needs.copied().collect()
 }
 
 /// Every way in which the plan needs more than `limits`, one line each, at most a dozen.

@@ -6,6 +6,7 @@ use graphc::device::Feature;
 use graphc::ids::{ArenaId, KernelId, PassId, TensorId};
 use graphc::plan::{Plan, Step};
 use graphc::run::{Session, SessionOptions};
+use graphc::vk::fit;
 
 use super::{checked, open, plans};
 
@@ -91,6 +92,20 @@ fn a_missing_feature_is_named() {
         text.contains(&format!("lacks `{}`", lacking.name())),
         "{text}"
     );
+}
+
+/// What no device can be asked about, a profile says of the devices that it describes.
+#[test]
+fn what_was_measured_on_one_device_holds_for_no_other() {
+    let all = Feature::ALL.into();
+    let mut plan = plans::chain();
+    plan.device = "H200".into();
+    plan.needs = [Feature::CoopmatLanes, Feature::DotI8].into();
+    assert_eq!(fit::missing(&plan, &all, "NVIDIA H200 NVL"), []);
+    let other = fit::missing(&plan, &all, "NVIDIA GeForce RTX 2080");
+    assert_eq!(other, [Feature::CoopmatLanes]);
+    plan.needs = [Feature::DotI8].into();
+    assert_eq!(fit::missing(&plan, &all, "NVIDIA GeForce RTX 2080"), []);
 }
 
 #[test]

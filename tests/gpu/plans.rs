@@ -191,6 +191,7 @@ pub fn chain() -> Plan {
     Plan {
         graph: "chain".into(),
         profile: "test".into(),
+        device: String::new(),
         limits: limits(),
         needs: BTreeSet::new(),
         source_hash: [0; 32],

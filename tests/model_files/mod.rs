@@ -74,6 +74,7 @@ pub fn plan(weights: Vec<Weight>) -> Plan {
     Plan {
         graph: "test".into(),
         profile: "test".into(),
+        device: String::new(),
         limits: device::limits(),
         needs: BTreeSet::new(),
         source_hash: [0; 32],
