@@ -36,7 +36,7 @@ uint lane_column(uint g) {
     return g / 2 * 4 + g % 2;
 }
 
-// Where eight neighbours of k of x, the `k8`th of a window, belong: the first of two fragments, and c.
+// Eight neighbours of k of x, the `k8`th of a window, make pairs of two fragments: the first of these, and c.
 uvec2 x_place(uint k8) {
 #if W_INT8
     return uvec2(k8 / 8 * 4 + k8 % 2 * 2, k8 % 8 / 2);
@@ -55,8 +55,9 @@ uint high_halves(uint a, uint b) {
     return a >> 16 | b & 0xffff0000;
 }
 
-// Their pairs in each of the two. Integers are taken out of a word of w by a mask, which leaves elements 0 and 2, then 1
-// and 3 of four (int8), or 0 and 4, 1 and 5, 2 and 6, 3 and 7 of eight (int4).
+// The pairs of eight neighbours of x in the first (0) or second (1) of their fragments. They meet what `w_pairs` takes out
+// of a word of w by a mask: elements 0 and 2, then 1 and 3 of four (int8), or 0 and 4, 1 and 5, 2 and 6, 3 and 7 of eight
+// (int4).
 uvec2 x_pairs(uvec4 eight, uint second) {
 #if W_INT8
     uvec2 two = second == 0 ? eight.xy : eight.zw;
