@@ -35,7 +35,9 @@ pub(super) const CODES: &[Explained] = &[
         "G0704",
         "the device lacks a feature that the plan needs",
         "A plan is compiled for one device or profile, and its kernels were chosen for what that device can do. Compile \
-         it for this device: leave `--profile` out, or name another profile.",
+         it for this device: leave `--profile` out, or name another profile. No device can be asked about \
+         `coopmat_lanes`: `graphc roof` looks for it and writes it to a profile, and a plan that needs it runs on devices \
+         that its profile describes.",
     ),
     explained(
         "G0705",
