@@ -106,15 +106,7 @@ StoredW load_w8(uint column, uint k8) {
         } \
     }
 
-// Those that read each other's stages wait for each other.
-void meet() {
-#if SHARES > 1
-    barrier();
-#else
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-#endif
-}
+#include "include/meet.glsl"
 
 void main() {
     uint t = gl_LocalInvocationID.x;

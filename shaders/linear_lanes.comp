@@ -78,15 +78,7 @@ uvec4 load_x8(uint row, uint k8) {
     }
 #endif
 
-// Those that read each other's sums wait for each other.
-void meet() {
-#if SHARES > 1
-    barrier();
-#else
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-#endif
-}
+#include "include/meet.glsl"
 
 void main() {
     uint t = gl_LocalInvocationID.x;

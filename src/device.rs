@@ -89,7 +89,7 @@ impl Feature {
                 "8-bit and 4-bit weights are widened before each product, which costs decoding some speed"
             }
             Feature::CoopmatLanes => {
-                "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams a third of their speed"
+                "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams about a third of their speed; `graphc roof` sees whether the device can have it"
             }
         }
     }

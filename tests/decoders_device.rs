@@ -18,13 +18,14 @@ use support::decoder::{DECODERS, Reference, Row, Shape, decode, inputs, prefill,
 use support::gpu::{Bytes, OnDevice, compile_graph, profile};
 
 /// Entries of every plan here, by number.
-const SHAPES: [Shape; 6] = [
+const SHAPES: [Shape; 7] = [
     prefill(24),
     prefill(7),
     score(11),
     decode(1, 1),
     decode(1, 4),
     decode(3, 4),
+    decode(2, 4),
 ];
 const SLOTS: u32 = 3;
 
@@ -276,9 +277,9 @@ fn unfused_is_fused(decoder: (&str, &str), (act, weight, kv, bound): Types, fuse
 /// interpreter's, which takes one step a submit (`tests/decoders.rs` has it take several) and fills its slots once, or,
 /// at temperatures where it is not `like` it, as the device's own in single steps.
 ///
-/// With activations in f32 a batch writes what each of its rows does alone. In f16 it does not have to: three rows have a
-/// pass for their norms, which stores them, and one row has not. So there the batch is held against the interpreter's, or,
-/// where the device's is not like it, against the device's with its rows in another order.
+/// A batch of two writes what each of its rows does alone, and one of three does with activations in f32. In f16 it does
+/// not have to: three rows have a pass for their norms, which stores them, and one row has not. So there it is held
+/// against the interpreter's, or, where the device's is not like it, against the device's with its rows in another order.
 fn tokens_agree(run: &mut Run<'_>, activations: DType, like: impl Fn(f32) -> bool) {
     let both = run.both;
     let prompts = [&both.ids[..31], &both.ids[5..9], &both.ids[30..54]];
@@ -311,6 +312,11 @@ fn tokens_agree(run: &mut Run<'_>, activations: DType, like: impl Fn(f32) -> boo
             run.prefill(Side::Device, slot, &prompt[..prompt.len() - 1]);
             rows.push(row(slot, prompt));
         }
+        let two = run.text(Side::Device, 6, &rows[..2], 8);
+        assert_eq!(two, alone[..2], "{label}: a batch of two and alone");
+        for (slot, prompt) in (0..).zip(prompts) {
+            run.prefill(Side::Device, slot, &prompt[..prompt.len() - 1]);
+        }
         let together = run.text(Side::Device, 5, &rows, 8);
         let want = if activations == DType::F32 {
             alone
@@ -324,6 +330,6 @@ fn tokens_agree(run: &mut Run<'_>, activations: DType, like: impl Fn(f32) -> boo
             let turned = run.text(Side::Device, 5, &rows, 8);
             turned.into_iter().rev().collect()
         };
-        assert_eq!(together, want, "{label}: a batch");
+        assert_eq!(together, want, "{label}: a batch of three");
     }
 }

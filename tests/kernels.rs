@@ -499,6 +499,14 @@ fn linear_appends_to_the_cache() {
 /// No manifest without a test, and none that nobody runs.
 #[test]
 fn every_kernel_has_its_cases() {
+    if let Ok(only) = std::env::var("GRAPHC_TEST_VARIANT") {
+        let manifests = support::library().manifests;
+        let mut variants = manifests.values().flat_map(|manifest| &manifest.variants);
+        assert!(
+            variants.any(|one| one.name == only),
+            "no kernel has `{only}`"
+        );
+    }
     // Kernels with state are in `kernels_decode.rs`.
     let tested = [
         "activation",

@@ -31,12 +31,20 @@ uint int8_word(vec4 values, float scale) {
     return uint(whole.x | whole.y << 8 | whole.z << 16 | whole.w << 24);
 }
 
-// Where the shared numbers of the group that holds element `element` stand among the f16, or pairs of f16, of a buffer
-// of `elements`.
+// Where the numbers that groups share begin among the f16, or pairs of f16, of a buffer of `elements`.
+uint int8_shared(uint elements) {
+    return elements / 2;
+}
+
+uint int4_shared(uint elements) {
+    return elements / 8;
+}
+
+// Where those of the group that holds element `element` stand.
 uint int8_group(uint elements, uint element) {
-    return elements / 2 + element / 32;
+    return int8_shared(elements) + element / 32;
 }
 
 uint int4_group(uint elements, uint element) {
-    return elements / 8 + element / 32;
+    return int4_shared(elements) + element / 32;
 }

@@ -1,15 +1,5 @@
 // What the variants of `linear` for few rows share: w by 16 bytes, and how x lies in shared memory beside it.
 
-// Elements of w in 16 bytes.
-#if W_INT4
-#define PER 32
-#elif W_INT8
-#define PER 16
-#elif W_F16
-#define PER 8
-#else
-#define PER 4
-#endif
 const uint VECTORS = PER / 4;
 
 // Invocations read PER / 4 neighbouring vectors of x each, so that vectors at the same distance meet the same banks of

@@ -6,14 +6,7 @@
 // holds. So an invocation takes 16 bytes of w as they stand in memory, neighbours of k, for its pairs of several fragments,
 // and x is laid out to meet them. Columns of w are dealt out so that an invocation ends up with four neighbours.
 
-// Elements of w in 16 bytes, and the fragments that they make.
-#if W_INT4
-#define PER 32
-#elif W_INT8
-#define PER 16
-#else
-#define PER 8
-#endif
+// The fragments that 16 bytes of w make.
 const uint LOAD_FRAGMENTS = PER / 4;
 
 // Vectors from one fragment of x to the next in shared memory: eight invocations that write neighbours of k of one row
@@ -91,9 +84,9 @@ uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
 // What the group of a load shares: the scale of int8 twice, or scale and minimum of int4.
 f16vec2 load_shared(uint load) {
 #if W_INT8
-    return f16vec2(w_scale[n * (k / 2) + load / 2]);
+    return f16vec2(w_scale[int8_shared(n * k) + load / 2]);
 #elif W_INT4
-    return w_scale[n * (k / 8) + load];
+    return w_scale[int4_shared(n * k) + load];
 #else
     return f16vec2(0.0);
 #endif

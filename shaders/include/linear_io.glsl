@@ -31,6 +31,18 @@
 #endif
 
 // VEC is what x and w are read by: 8 elements, 4, or single ones. W_BY_16_BYTES is for w alone.
+#ifdef W_BY_16_BYTES
+// Elements of w in 16 bytes.
+#if W_INT4
+#define PER 32
+#elif W_INT8
+#define PER 16
+#elif W_F16
+#define PER 8
+#else
+#define PER 4
+#endif
+#endif
 #if VEC == 8
 #define X_VECTOR uvec4
 #define W_VECTOR uvec4

@@ -26,13 +26,9 @@ pub fn with_roofs(text: &str, roofs: &Roofs, note: &str) -> Result<String, Strin
 /// The text with those features that a device cannot be asked about as they are in `features`, and the others as they were.
 pub fn with_measured_features(text: &str, features: &BTreeSet<Feature>) -> Result<String, String> {
     let profile = profile(text)?;
-    let new: BTreeSet<Feature> = profile
-        .features
-        .iter()
-        .filter(|feature| !feature.is_measured())
-        .chain(features.iter().filter(|feature| feature.is_measured()))
-        .copied()
-        .collect();
+    let mut new = profile.features.clone();
+    new.retain(|feature| !feature.is_measured());
+    new.extend(features.iter().filter(|feature| feature.is_measured()));
     match new == profile.features {
         true => Ok(text.into()),
         false => replaced(text, "features", &features_text(&new)),

@@ -66,11 +66,11 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// What it lacks, and what that costs. Of what it cannot be asked about it does not say.
+    /// What it lacks, and what that costs.
     pub fn missing(&self) -> impl Iterator<Item = (Feature, &'static str)> {
         Feature::ALL
             .into_iter()
-            .filter(|feature| !self.profile.features.contains(feature) && !feature.is_measured())
+            .filter(|feature| !self.profile.features.contains(feature))
             .map(|feature| (feature, feature.cost_of_lack()))
     }
 

@@ -55,9 +55,6 @@ pub(crate) mod capability {
     }
 }
 
-/// PCI vendor.
-const NVIDIA: u32 = 0x10de;
-
 /// What a device offers of what graphc can use.
 #[derive(Clone, Debug)]
 pub struct Support {
@@ -176,17 +173,9 @@ pub(crate) fn probe(
     let can_be_32 = size_control
         && enable.full_subgroups
         && (sizes.min_subgroup_size..=sizes.max_subgroup_size).contains(&32);
-    let mut features = features(&enable, operations, can_be_32, || {
+    let features = features(&enable, operations, can_be_32, || {
         matrix_f16(entry, instance, physical)
     });
-    // The layout that is meant is that of NVIDIA's instruction; whether a device has it, its profile says.
-    if basic.vendor_id == NVIDIA
-        && [Feature::CoopmatF16, Feature::Subgroup32]
-            .iter()
-            .all(|feature| features.contains(feature))
-    {
-        features.insert(Feature::CoopmatLanes);
-    }
     let subgroup_size = if can_be_32 {
         32
     } else {
@@ -264,6 +253,7 @@ fn features(
         && enable.storage_16
         && enable.float16
         && matrix_f16();
+    let lanes_of_32 = can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE);
     [
         (Feature::StorageF16, enable.storage_16),
         (Feature::ArithmeticF16, enable.float16),
@@ -278,12 +268,11 @@ fn features(
             operations.contains(vk::SubgroupFeatureFlags::BALLOT),
         ),
         // Kernels for 32-wide subgroups exchange values between lanes.
-        (
-            Feature::Subgroup32,
-            can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE),
-        ),
+        (Feature::Subgroup32, lanes_of_32),
         (Feature::CoopmatF16, coopmat),
         (Feature::DotI8, enable.integer_dot),
+        // It may: only its profile knows.
+        (Feature::CoopmatLanes, coopmat && lanes_of_32),
     ]
     .into_iter()
     .filter_map(|(feature, there)| there.then_some(feature))

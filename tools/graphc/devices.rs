@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use graphc::vk::device::{self, DeviceInfo};
 use serde_json::json;
 
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
+use crate::{model, output};
 
 /// Arguments of `devices`.
 #[derive(clap::Args)]
@@ -17,8 +18,14 @@ pub struct Args {
 }
 
 /// Lists them.
-pub fn run(args: Args) -> Result<(), Failure> {
-    let all = device::list().map_err(|error| Failure::coded(error.code(), &error))?;
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let mut all = device::list().map_err(|error| Failure::coded(error.code(), &error))?;
+    // Devices are there without graphs and profiles, too.
+    if let Ok(sources) = context.sources() {
+        for info in &mut all {
+            info.profile.features = model::tuned(info, &sources)?.features;
+        }
+    }
     if args.json {
         let list: Vec<_> = all.iter().map(json_of).collect();
         let text = serde_json::to_string_pretty(&list).map_err(Failure::failed)?;

@@ -139,7 +139,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Explain(args) => explain::run(args),
         #[cfg(feature = "gpu")]
-        Command::Devices(args) => devices::run(args),
+        Command::Devices(args) => devices::run(args, &context),
         #[cfg(feature = "gpu")]
         Command::Bench(args) => bench::run(args, &context),
         #[cfg(feature = "gpu")]

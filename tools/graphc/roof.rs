@@ -15,7 +15,6 @@ use graphc::report::text::{flops, rate, time};
 use graphc::run::{Progress, RunError, Session, SessionOptions, Timing};
 use graphc::span::{SourceError, SourceMap, Sources};
 use graphc::vk::device::{DeviceInfo, DeviceKind, describe};
-use graphc::vk::error::VkError;
 use graphc::{profile, sources::FsSources};
 
 use crate::context::Context;
@@ -404,11 +403,7 @@ impl Bench<'_> {
         let mut profile = self.profile.clone();
         profile.features.insert(Feature::CoopmatLanes);
         let plan = Arc::new(self.compile_for(&graph.text(), profile)?);
-        let mut session = match self.open(&plan) {
-            // What the device surely has not is not looked for.
-            Err(RunError::Vk(VkError::MissingFeatures { .. })) => return Ok(false),
-            opened => opened.map_err(failed)?,
-        };
+        let mut session = self.open(&plan).map_err(failed)?;
         let entry = session.entry(&plan.entries[0].name).map_err(failed)?;
         let output = forward(&mut session, entry, &[]).map_err(failed)?;
         let elsewhere: f32 = output
