@@ -35,15 +35,17 @@ uvec4 value(uint j, uint d8) {
     return j < len ? qkv[(first + j) * WIDTH + v_at + d8] : uvec4(0);
 }
 
-bool sees(uint r, uint j) {
-    bool seen = j < len;
-#if OPT_CAUSAL
-    seen = seen && j <= q0 + r;
-#endif
+uvec2 sees(uint r) {
+    uint low = 0;
+    uint high = len;
 #if OPT_WINDOW > 0
-    seen = seen && abs(int(q0 + r) - int(j)) <= OPT_WINDOW;
+    low = q0 + r > OPT_WINDOW ? q0 + r - OPT_WINDOW : 0;
+    high = min(high, q0 + r + OPT_WINDOW + 1);
 #endif
-    return seen;
+#if OPT_CAUSAL
+    high = min(high, q0 + r + 1);
+#endif
+    return uvec2(low, high);
 }
 
 void result(uint r, uint d8, uvec4 v) {
@@ -52,13 +54,22 @@ void result(uint r, uint d8, uvec4 v) {
     }
 }
 
+#if FROM_REGISTERS
+#include "include/flash_lanes.glsl"
+#else
 #include "include/flash_matrix.glsl"
+#endif
 
 void main() {
-    uint head = gl_WorkGroupID.y;
+    uint head = gl_WorkGroupID.x;
     first = spans[gl_WorkGroupID.z].x;
     len = min(spans[gl_WorkGroupID.z].y, m - min(first, m));
-    q0 = gl_WorkGroupID.x * TILE_Q;
+#if OPT_CAUSAL
+    // The last queries see most: their tiles start first.
+    q0 = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * TILE_Q;
+#else
+    q0 = gl_WorkGroupID.y * TILE_Q;
+#endif
     if (q0 >= len) {
         return;
     }

@@ -16,10 +16,9 @@ layout(local_size_x = LOCAL_X) in;
 shared uint tile_start;
 shared uint tile_end;
 
-// Of this workgroup: the first row of its tile, and the first vectors of that row and of the cache.
-uint row0, q_at, kv_at;
-// Places that the row sees that this lane owns in the softmax.
-uvec2 mine;
+// Of this workgroup: the first row of its tile, that row's position among all, and the first vectors of that row and of the
+// cache.
+uint row0, first_position, q_at, kv_at;
 
 uvec4 query(uint r, uint d8) {
     return row0 + r < rows ? q[q_at + r * (OPT_HEADS * D / 8) + d8] : uvec4(0);
@@ -34,8 +33,8 @@ uvec4 value(uint j, uint d8) {
     return j < tile_end ? v_cache[kv_at + j * (D / 8) + d8] : uvec4(0);
 }
 
-bool sees(uint r, uint j) {
-    return j >= mine.x && j < mine.y;
+uvec2 sees(uint r) {
+    return row0 + r < rows ? seen(positions[first_position + r]) : uvec2(0);
 }
 
 void result(uint r, uint d8, uvec4 v) {
@@ -44,13 +43,19 @@ void result(uint r, uint d8, uvec4 v) {
     }
 }
 
+#if FROM_REGISTERS
+#include "include/flash_lanes.glsl"
+#else
 #include "include/flash_matrix.glsl"
+#endif
 
 void main() {
-    uint head = gl_WorkGroupID.y;
+    uint head = gl_WorkGroupID.x;
     uint sequence = gl_WorkGroupID.z;
-    row0 = gl_WorkGroupID.x * TILE_Q;
-    q_at = ((sequence * rows + row0) * OPT_HEADS + head) * (D / 8);
+    // The last rows see most: their tiles start first.
+    row0 = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * TILE_Q;
+    first_position = sequence * rows + row0;
+    q_at = (first_position * OPT_HEADS + head) * (D / 8);
     kv_at = (slots[sequence] * OPT_KV_HEADS + head / (OPT_HEADS / OPT_KV_HEADS)) * ctx * (D / 8);
 
     if (gl_LocalInvocationIndex == 0) {
@@ -58,12 +63,12 @@ void main() {
         tile_end = 0;
     }
     barrier();
-    // A pair of lanes owns a row.
-    uint row = row0 + gl_SubgroupID * 16 + gl_SubgroupInvocationID / 2;
-    mine = row < rows ? seen(positions[sequence * rows + row]) : uvec2(0);
-    if (mine.x < mine.y) {
-        atomicMin(tile_start, mine.x);
-        atomicMax(tile_end, mine.y);
+    if (gl_LocalInvocationIndex < TILE_Q) {
+        uvec2 some = sees(gl_LocalInvocationIndex);
+        if (some.x < some.y) {
+            atomicMin(tile_start, some.x);
+            atomicMax(tile_end, some.y);
+        }
     }
     barrier();
     flash(tile_start / TILE_K * TILE_K, tile_end, scale);

@@ -14,9 +14,9 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use graphc::device::{Choice, DeviceProfile, Feature};
+use graphc::device::{DeviceProfile, Feature};
 use graphc::dtype::DType;
-use graphc::expr::{Expr, Value};
+use graphc::expr::Value;
 use graphc::formula::{decode, encode};
 use graphc::kernel::{Access, Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
 use support::gpu::{self, OnDevice};
@@ -263,7 +263,7 @@ fn attention() {
             .int("heads", heads)
             .int("kv_heads", kv_heads)
             .int("head_dim", head_dim);
-        cases.push(case.clone().int("window", 5).float("scale", 0.25));
+        cases.push(case.clone().int("window", 5).float("scale", -0.25));
         cases.push(case.clone().flag("causal", true).int("max_len", 133));
         if head_dim <= 80 {
             cases.push(case.clone());
@@ -541,7 +541,7 @@ fn run(kernel: &str, cases: &[Case], tolerance: &Tolerance) {
     let only = std::env::var("GRAPHC_TEST_VARIANT").ok();
     let wanted = |variant: &&Variant| only.as_ref().is_none_or(|only| *only == variant.name);
     for variant in manifest.variants.iter().filter(wanted) {
-        for device in views(kernel, variant, &device) {
+        for device in gpu::views(kernel, variant, &device) {
             for (types, cases) in chosen(manifest, variant, cases, &device) {
                 let random = &mut random;
                 tested += run_variant(
@@ -638,52 +638,6 @@ fn chosen(
     let mut chosen: Vec<_> = all.into_iter().zip(taken).collect();
     chosen.retain(|(_, cases)| !cases.is_empty());
     chosen
-}
-
-/// The device, and if its subgroups are small also the device as if it had those of a GPU: manifests choose variants
-/// and tile sizes by them, and what a GPU gets should be right here too. Shaders that really use subgroups say so in
-/// `needs`, and are left out where the device has no such subgroups. A variant with several shapes of tile, which it
-/// chooses by the size of the work, is looked at with each of them.
-fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
-    let mut views = vec![device.clone()];
-    if let Some(shapes) = variant
-        .spec
-        .iter()
-        .find(|constant| constant.name == "SHAPE")
-    {
-        let with = |shape| {
-            let mut view = device.clone();
-            let choice = Choice {
-                when: None,
-                variant: variant.name.clone(),
-                spec: BTreeMap::from([("SHAPE".into(), shape)]),
-            };
-            view.choices.insert(kernel.into(), vec![choice]);
-            view
-        };
-        views = (shapes.min..=shapes.max).map(with).collect();
-    }
-    // What is left to large products is looked at with small ones, on a device for which these are large.
-    if variant
-        .when
-        .as_ref()
-        .is_some_and(|when| when.to_string().contains("compute_units"))
-    {
-        let mut small = device.clone();
-        small.limits.compute_units = Some(1);
-        views.push(small);
-    }
-    let constants = variant.spec.iter().map(|constant| &constant.default);
-    let by_subgroup = |expr: &Expr| expr.to_string().contains("subgroup_size");
-    if variant.needs.contains(&Feature::SubgroupArithmetic) {
-        return views;
-    }
-    if device.limits.subgroup_size < 32 && constants.chain(&variant.when).any(by_subgroup) {
-        let mut other = device.clone();
-        other.limits.subgroup_size = 32;
-        views.push(other);
-    }
-    views
 }
 
 /// Whether `GRAPHC_TEST_FULL` asks for every case: minutes on a GPU, much longer on a CPU.

@@ -5,7 +5,7 @@
 // The includer has D (a multiple of 16) and says what lies where, in vectors of eight elements:
 //     uvec4 query(uint r, uint d8)    query r of the tile, zeros past the last one
 //     uvec4 key(uint j, uint d8), uvec4 value(uint j, uint d8)    zeros past the last key
-//     bool sees(uint r, uint j)       whether query r of the tile attends to key j; such keys are neighbours
+//     uvec2 sees(uint r)              the keys that query r of the tile attends to: the first, and the one after the last
 //     void result(uint r, uint d8, uvec4 v)    takes the output, and ignores rows past the last query
 //
 // A fragment does not tell which of its elements is which. Where rows matter, in the softmax, it goes through shared
@@ -73,6 +73,7 @@ void flash(uint from, uint to, float scale) {
     uint row = gl_SubgroupInvocationID / 2;
     uint part = gl_SubgroupInvocationID % 2;
     uint r = gl_SubgroupID * 16 + row;
+    uvec2 seen = sees(r);
 
     uvec4 next_k[BRINGS];
     uvec4 next_v[BRINGS];
@@ -130,10 +131,10 @@ void flash(uint from, uint to, float scale) {
                 p[2 * n + v] = uintBitsToFloat(tile[base + row * STAGE_LINE + 2 * part + v]) * (scale * LOG2_E);
             }
         }
-        if (!sees(r, k0) || !sees(r, k0 + TILE_K - 1)) {
+        if (k0 < seen.x || k0 + TILE_K > seen.y) {
             [[unroll]] for (uint i = 0; i < TILE_K / 2; i++) {
                 uint j = k0 + 16 * (i / 8) + 8 * part + i % 8;
-                p[i / 4][i % 4] = sees(r, j) ? p[i / 4][i % 4] : -2.0e30;
+                p[i / 4][i % 4] = j >= seen.x && j < seen.y ? p[i / 4][i % 4] : -2.0e30;
             }
         }
         vec4 tops = max(max(p[0], p[1]), max(p[2], p[3]));

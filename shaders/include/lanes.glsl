@@ -1,10 +1,10 @@
-// Fragments of 16 x 16 filled from registers, on devices where it is known which invocation holds what (feature
-// `coopmat_lanes`): invocation 4 g + c of a subgroup has of rows g and g + 8 of A, and of columns g and g + 8 of B, two
-// pairs each, at k = 2 c and 2 c + 8; and of the sums rows g and g + 8 at those columns.
+// How w and x become fragments of registers (fragments.glsl).
 //
 // A product adds up over k, and in which order does not matter: both sides only have to agree which elements a pair
 // holds. So an invocation takes 16 bytes of w as they stand in memory, neighbours of k, for its pairs of several fragments,
 // and x is laid out to meet them. Columns of w are dealt out so that an invocation ends up with four neighbours.
+
+#include "fragments.glsl"
 
 // The fragments that 16 bytes of w make.
 const uint LOAD_FRAGMENTS = PER / 4;
@@ -17,18 +17,6 @@ const uint FRAGMENT = 33;
 const uint FRAGMENT = 34;
 #endif
 
-#define FILL(fragment, pairs) { \
-    [[unroll]] for (uint p = 0; p < 4; p++) { \
-        f16vec2 pair = unpackFloat2x16(pairs[p]); \
-        fragment[2 * p] = pair.x; \
-        fragment[2 * p + 1] = pair.y; \
-    } }
-
-// The first of the two columns of 16 that invocation 4 g + c has; the other one is two further.
-uint lane_column(uint g) {
-    return g / 2 * 4 + g % 2;
-}
-
 // Eight neighbours of k of x, the `k8`th of a window, make pairs of two fragments: the first of these, and c.
 uvec2 x_place(uint k8) {
 #if W_INT8
@@ -38,14 +26,6 @@ uvec2 x_place(uint k8) {
 #else
     return uvec2(k8 / 4 * 2, k8 % 4);
 #endif
-}
-
-uint low_halves(uint a, uint b) {
-    return bitfieldInsert(a, b, 16, 16);
-}
-
-uint high_halves(uint a, uint b) {
-    return a >> 16 | b & 0xffff0000;
 }
 
 // The pairs of eight neighbours of x in the first (0) or second (1) of their fragments. They meet what `w_pairs` takes out

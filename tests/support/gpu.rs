@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use graphc::compile::{Job, compile};
-use graphc::device::{DeviceProfile, Feature};
+use graphc::device::{Choice, DeviceProfile, Feature};
 use graphc::diag::Diagnostics;
 use graphc::dtype::DType;
+use graphc::expr::Expr;
 use graphc::graph::Request;
 use graphc::interp::Interpreter;
 use graphc::kernel::Variant;
@@ -40,6 +41,52 @@ pub fn profile() -> DeviceProfile {
     );
     profile.features = tuned.expect("profiles in the repository are good").features;
     profile
+}
+
+/// The device, and if its subgroups are small also the device as if it had those of a GPU: manifests choose variants
+/// and tile sizes by them, and what a GPU gets should be right here too. Shaders that really use subgroups say so in
+/// `needs`, and are left out where the device has no such subgroups. A variant with several shapes of tile, which it
+/// chooses by the size of the work, is looked at with each of them.
+pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
+    let mut views = vec![device.clone()];
+    if let Some(shapes) = variant
+        .spec
+        .iter()
+        .find(|constant| constant.name == "SHAPE")
+    {
+        let with = |shape| {
+            let mut view = device.clone();
+            let choice = Choice {
+                when: None,
+                variant: variant.name.clone(),
+                spec: BTreeMap::from([("SHAPE".into(), shape)]),
+            };
+            view.choices.insert(kernel.into(), vec![choice]);
+            view
+        };
+        views = (shapes.min..=shapes.max).map(with).collect();
+    }
+    // What is left to large products is looked at with small ones, on a device for which these are large.
+    if variant
+        .when
+        .as_ref()
+        .is_some_and(|when| when.to_string().contains("compute_units"))
+    {
+        let mut small = device.clone();
+        small.limits.compute_units = Some(1);
+        views.push(small);
+    }
+    let constants = variant.spec.iter().map(|constant| &constant.default);
+    let by_subgroup = |expr: &Expr| expr.to_string().contains("subgroup_size");
+    if variant.needs.contains(&Feature::SubgroupArithmetic) {
+        return views;
+    }
+    if device.limits.subgroup_size < 32 && constants.chain(&variant.when).any(by_subgroup) {
+        let mut other = device.clone();
+        other.limits.subgroup_size = 32;
+        views.push(other);
+    }
+    views
 }
 
 /// The repository with more texts, by path.
