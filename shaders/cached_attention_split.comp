@@ -250,7 +250,7 @@ void main() {
         products[e] = exp2(products[e] - head_sums[e % GROUP].x);
     }
     barrier();
-    const uint AHEAD = 16;
+    const uint AHEAD = 4;
     for (uint e = t; e < GROUP * D / 4; e += LOCAL_X) {
         uint h = e / (D / 4);
         vec4 value = vec4(0.0);

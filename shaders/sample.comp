@@ -41,8 +41,6 @@ shared float best_values[WIDTH];
 shared uint best_indices[WIDTH];
 shared float list_value[LIST];
 shared uint list_index[LIST];
-shared float sorted_value[LIST];
-shared uint sorted_index[LIST];
 shared uint list_count;
 // Shares that can hold tokens of the list.
 shared uint shares[MOST_GROUPS];
@@ -171,42 +169,59 @@ float lower_bound(Row r) {
     return r.peak + r.temperature * log(0.5 * (1.0 - r.top_p) / float(vocab));
 }
 
-// Cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of, unless
+// Entries of the list that an invocation has.
+const uint HELD = (LIST + WIDTH - 1) / WIDTH;
+
+// Sorts and cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of, unless
 // top_k cuts it too. Gives the best of what stays.
 void pick_from_list(Row r, uint count, float mass, inout float value, inout uint index) {
+    // Sorted where it stands: shared memory decides how many workgroups run at once, also where there is nothing to sort.
+    float values[HELD];
+    uint indices[HELD];
+    uint ranks[HELD];
     barrier();
-    for (uint i = t; i < count; i += WIDTH) {
-        uint rank = 0;
-        for (uint q = 0; q < count; q++) {
-            rank += uint(better(list_value[q], list_index[q], list_value[i], list_index[i]));
+    for (uint h = 0; h < HELD; h++) {
+        uint i = h * WIDTH + t;
+        ranks[h] = 0;
+        if (i < count) {
+            values[h] = list_value[i];
+            indices[h] = list_index[i];
+            for (uint q = 0; q < count; q++) {
+                ranks[h] += uint(better(list_value[q], list_index[q], values[h], indices[h]));
+            }
         }
-        sorted_value[rank] = list_value[i];
-        sorted_index[rank] = list_index[i];
+    }
+    barrier();
+    for (uint h = 0; h < HELD; h++) {
+        if (h * WIDTH + t < count) {
+            list_value[ranks[h]] = values[h];
+            list_index[ranks[h]] = indices[h];
+        }
     }
     barrier();
     if (r.cuts_k) {
-        float last = sorted_value[min(uint(r.top_k), count) - 1];
+        float last = list_value[min(uint(r.top_k), count) - 1];
         float part = 0.0;
         for (uint i = t; i < count; i += WIDTH) {
-            part += sorted_value[i] >= last ? exp((sorted_value[i] - r.peak) / r.temperature) : 0.0;
+            part += list_value[i] >= last ? exp((list_value[i] - r.peak) / r.temperature) : 0.0;
         }
         mass = reduce_sum(part);
-        while (count > 0 && sorted_value[count - 1] < last) {
+        while (count > 0 && list_value[count - 1] < last) {
             count--;
         }
     }
     for (uint i = t; i < count; i += WIDTH) {
-        float mine = sorted_value[i];
+        float mine = list_value[i];
         float larger = 0.0;
         if (r.cuts_p) {
-            for (uint q = 0; q < i && sorted_value[q] > mine; q++) {
-                larger += exp((sorted_value[q] - r.peak) / r.temperature);
+            for (uint q = 0; q < i && list_value[q] > mine; q++) {
+                larger += exp((list_value[q] - r.peak) / r.temperature);
             }
         }
-        float score = (mine - r.peak) / r.temperature + noise(r, sorted_index[i]);
-        if ((!r.cuts_p || larger < r.top_p * mass) && better(score, sorted_index[i], value, index)) {
+        float score = (mine - r.peak) / r.temperature + noise(r, list_index[i]);
+        if ((!r.cuts_p || larger < r.top_p * mass) && better(score, list_index[i], value, index)) {
             value = score;
-            index = sorted_index[i];
+            index = list_index[i];
         }
     }
     reduce_best(value, index);

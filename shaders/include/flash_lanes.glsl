@@ -37,7 +37,7 @@ const uint V_BRINGS = (V_ITEMS + LOCAL_X - 1) / LOCAL_X;
 #define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
 #define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
 
-// Text, not functions: what is on its way must be in registers of `flash`.
+// Text, not a function: what is on its way must be in registers of `flash`.
 #define BRING(k0) \
     [[unroll]] for (uint i = 0; i < K_BRINGS; i++) { \
         uint e = t + i * LOCAL_X; \
@@ -50,23 +50,6 @@ const uint V_BRINGS = (V_ITEMS + LOCAL_X - 1) / LOCAL_X;
         if (V_ITEMS % LOCAL_X == 0 || e < V_ITEMS) { \
             [[unroll]] for (uint j = 0; j < 4; j++) { \
                 next_v[i][j] = value((k0) + 4 * (e / D8) + j, e % D8); \
-            } \
-        } \
-    }
-#define PLACE \
-    [[unroll]] for (uint i = 0; i < K_BRINGS; i++) { \
-        uint e = t + i * LOCAL_X; \
-        if (K_ITEMS % LOCAL_X == 0 || e < K_ITEMS) { \
-            tile[e / D8 * K_LINE + e % D8] = next_k[i]; \
-        } \
-    } \
-    [[unroll]] for (uint i = 0; i < V_BRINGS; i++) { \
-        uint e = t + i * LOCAL_X; \
-        if (V_ITEMS % LOCAL_X == 0 || e < V_ITEMS) { \
-            [[unroll]] for (uint w = 0; w < 4; w++) { \
-                tile[VALUES + e / D8 * V_LINE + w * V_QUARTER + e % D8] = \
-                    uvec4(low_halves(next_v[i][0][w], next_v[i][1][w]), low_halves(next_v[i][2][w], next_v[i][3][w]), \
-                          high_halves(next_v[i][0][w], next_v[i][1][w]), high_halves(next_v[i][2][w], next_v[i][3][w])); \
             } \
         } \
     }
@@ -112,7 +95,22 @@ void flash(uint from, uint to, float scale) {
 
     for (uint k0 = from; k0 < to; k0 += TILE_K) {
         barrier();
-        PLACE
+        [[unroll]] for (uint i = 0; i < K_BRINGS; i++) {
+            uint e = t + i * LOCAL_X;
+            if (K_ITEMS % LOCAL_X == 0 || e < K_ITEMS) {
+                tile[e / D8 * K_LINE + e % D8] = next_k[i];
+            }
+        }
+        [[unroll]] for (uint i = 0; i < V_BRINGS; i++) {
+            uint e = t + i * LOCAL_X;
+            if (V_ITEMS % LOCAL_X == 0 || e < V_ITEMS) {
+                [[unroll]] for (uint w = 0; w < 4; w++) {
+                    tile[VALUES + e / D8 * V_LINE + w * V_QUARTER + e % D8] =
+                        uvec4(low_halves(next_v[i][0][w], next_v[i][1][w]), low_halves(next_v[i][2][w], next_v[i][3][w]),
+                              high_halves(next_v[i][0][w], next_v[i][1][w]), high_halves(next_v[i][2][w], next_v[i][3][w]));
+                }
+            }
+        }
         barrier();
         if (k0 + TILE_K < to) {
             BRING(k0 + TILE_K)
