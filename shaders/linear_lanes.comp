@@ -119,7 +119,7 @@ void main() {
     BRING_X(0)
     BRING_W(0)
 #if ROLLED
-    // Few rows are over after a few windows: a long program would take longer to fetch than to run.
+    // With few rows the unrolled program, four times as long, is the slower one.
     [[dont_unroll]]
 #endif
     for (uint window = 0; window < windows; window++) {
