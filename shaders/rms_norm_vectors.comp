@@ -1,4 +1,4 @@
-// RMSNorm, one row a workgroup, four neighbours at a time. All that a row needs is on its way before the first sum: where
+// RMSNorm, one row a workgroup, four neighbours at a time, and the norm of its sum with the residual stream. All that a row needs is on its way before the first sum: where
 // rows are few, waiting for memory is all the time there is.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -23,12 +23,39 @@ layout(binding = BIND_WEIGHT) readonly buffer In1 { vec4 weight[]; };
 #if HAS_RESIDUAL
 layout(binding = BIND_RESIDUAL) readonly buffer In2 { S4 residual[]; };
 #endif
-layout(binding = BIND_Y) writeonly buffer Out { S4 y[]; };
+#if HAS_NEXT_WEIGHT
+#if A_F16
+#define A4 f16vec4
+#else
+#define A4 vec4
+#endif
+layout(binding = BIND_NEXT_WEIGHT) readonly buffer In3 { vec4 next_weight[]; };
+layout(binding = BIND_NEXT) writeonly buffer Out1 { A4 next[]; };
+#endif
+layout(binding = BIND_Y) writeonly buffer Out0 { S4 y[]; };
 layout(push_constant) uniform Push { uint m, n; float eps; };
 
 const uint VECTORS = N / 4;
 const uint ITEMS = (VECTORS + LOCAL_X - 1) / LOCAL_X;
 shared float subgroup_sums[SUBGROUPS];
+
+// The sum of squares of the row that lies in `items`, of whom each invocation has some.
+float squares(vec4 items[ITEMS]) {
+    float mine = 0.0;
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        mine += i * LOCAL_X + gl_LocalInvocationID.x < VECTORS ? dot(items[i], items[i]) : 0.0;
+    }
+    mine = subgroupAdd(mine);
+    if (gl_SubgroupInvocationID == 0) {
+        subgroup_sums[gl_SubgroupID] = mine;
+    }
+    barrier();
+    float total = 0.0;
+    [[unroll]] for (uint i = 0; i < SUBGROUPS; i++) {
+        total += subgroup_sums[i];
+    }
+    return total;
+}
 
 void main() {
     uint row = workgroup_number();
@@ -39,6 +66,7 @@ void main() {
     vec4 items[ITEMS];
     vec4 weights[ITEMS];
     vec4 residuals[ITEMS];
+    vec4 next_weights[ITEMS];
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
         // Past the end the last vector is read again and counts for nothing.
         uint j = min(i * LOCAL_X + t, VECTORS - 1);
@@ -47,29 +75,30 @@ void main() {
 #if HAS_RESIDUAL
         residuals[i] = vec4(residual[row * VECTORS + j]);
 #endif
+#if HAS_NEXT_WEIGHT
+        next_weights[i] = next_weight[j];
+#endif
     }
-    float squares = 0.0;
+    float scale = inversesqrt(squares(items) / float(n) + eps);
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
-        squares += i * LOCAL_X + t < VECTORS ? dot(items[i], items[i]) : 0.0;
+        items[i] *= scale * weights[i];
+#if HAS_RESIDUAL
+        items[i] += residuals[i];
+#endif
+        uint j = i * LOCAL_X + t;
+        if (j < VECTORS) {
+            y[row * VECTORS + j] = S4(items[i]);
+        }
     }
-    squares = subgroupAdd(squares);
-    if (gl_SubgroupInvocationID == 0) {
-        subgroup_sums[gl_SubgroupID] = squares;
-    }
+#if HAS_NEXT_WEIGHT
+    // Until everybody has read the sums of the first norm.
     barrier();
-    float total = 0.0;
-    [[unroll]] for (uint i = 0; i < SUBGROUPS; i++) {
-        total += subgroup_sums[i];
-    }
-    float scale = inversesqrt(total / float(n) + eps);
+    float next_scale = inversesqrt(squares(items) / float(n) + eps);
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
         uint j = i * LOCAL_X + t;
         if (j < VECTORS) {
-            vec4 value = items[i] * scale * weights[i];
-#if HAS_RESIDUAL
-            value += residuals[i];
-#endif
-            y[row * VECTORS + j] = S4(value);
+            next[row * VECTORS + j] = A4(items[i] * next_scale * next_weights[i]);
         }
     }
+#endif
 }

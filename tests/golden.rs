@@ -117,7 +117,7 @@ fn every_fusion_rule_fires_in_some_golden_graph() {
         let stages = Stages::of(&path, &request, &FuseOptions::default());
         fired.extend(stages.fused.fired().iter().map(|fired| fired.rule.clone()));
     }
-    let rules = graphs::rules("graphs/models/bert.ron");
+    let rules = graphs::rules("graphs/models/llama.ron");
     let missing: Vec<&String> = rules.iter().filter(|rule| !fired.contains(*rule)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

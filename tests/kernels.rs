@@ -209,7 +209,9 @@ fn rms_norm() {
     for (m, n) in [(1, 5), (3, 384), (7, 1001), (2, 2100), (1, 5376)] {
         let case = Case::new(&[("m", m), ("n", n)]);
         cases.push(case.clone().float("eps", 1e-5));
-        cases.push(case.bind(&["residual"]));
+        cases.push(case.clone().bind(&["residual"]));
+        cases.push(case.clone().bind(&["next_weight", "next"]));
+        cases.push(case.bind(&["residual", "next_weight", "next"]));
     }
     run("rms_norm", &cases, &SUMS);
 }
