@@ -81,7 +81,7 @@ void main() {
     }
     float scale = inversesqrt(squares(items) / float(n) + eps);
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
-        items[i] *= scale * weights[i];
+        items[i] = items[i] * scale * weights[i];
 #if HAS_RESIDUAL
         items[i] += residuals[i];
 #endif
