@@ -54,11 +54,7 @@ void result(uint r, uint d8, uvec4 v) {
     }
 }
 
-#if FROM_REGISTERS
-#include "include/flash_lanes.glsl"
-#else
-#include "include/flash_matrix.glsl"
-#endif
+#include "include/flash.glsl"
 
 void main() {
     uint head = gl_WorkGroupID.x;

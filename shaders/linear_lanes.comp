@@ -40,16 +40,14 @@ const uint BRINGS = (ITEMS + LOCAL_X - 1) / LOCAL_X;
 // First x; in the end sums on their way from share to share.
 shared uvec4 tile[TILE_VECTORS];
 
-// Whether the last window is as full as the others.
-const bool WHOLE_WINDOWS = ROW % (16 * FRAGMENTS) == 0;
-
 // x[row, 8 * k8 .. 8 * k8 + 8] with zeros past the end of a row.
 uvec4 load_x8(uint row, uint k8) {
 #if X_DIRECT
     return row < m && 8 * k8 < k ? x[row * (k / 8) + k8] : uvec4(0);
 #else
     // Without a branch where none is needed: rows past the last one are not written, and past the last window nothing counts.
-    return WHOLE_WINDOWS || 8 * k8 < k ? x[min(row, m - 1) * (k / 8) + min(k8, k / 8 - 1)] : uvec4(0);
+    const bool whole_windows = ROW % (16 * FRAGMENTS) == 0;
+    return whole_windows || 8 * k8 < k ? x[min(row, m - 1) * (k / 8) + min(k8, k / 8 - 1)] : uvec4(0);
 #endif
 }
 

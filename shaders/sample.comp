@@ -172,8 +172,8 @@ float lower_bound(Row r) {
 // Entries of the list that an invocation has.
 const uint HELD = (LIST + WIDTH - 1) / WIDTH;
 
-// Sorts and cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of, unless
-// top_k cuts it too. Gives the best of what stays.
+// Sorts and cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of,
+// unless top_k cuts it too. Gives the best of what stays.
 void pick_from_list(Row r, uint count, float mass, inout float value, inout uint index) {
     // Sorted where it stands: shared memory decides how many workgroups run at once, also where there is nothing to sort.
     float values[HELD];

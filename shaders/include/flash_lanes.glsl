@@ -1,23 +1,11 @@
-// FlashAttention (Dao et al. 2022; Dao 2023) on matrix units whose fragments are filled from registers (fragments.glsl),
-// f16 operands and f32 sums. A workgroup of SUBGROUPS subgroups of 32 takes TILE_Q queries of one head, a subgroup 16 of
-// them, and walks the keys in tiles of TILE_K. The next tile of keys and values is on its way into registers while the
-// matrix units work on this one.
+// `flash` of flash.glsl on fragments that are filled from registers (fragments.glsl).
 //
 // An invocation has parts of two rows of scores and of the output. Scores become the left operand of the second product
 // where they are, since sums and left operands lie alike; the maximum and the sum of a row meet by shuffles among four
 // invocations. What it has of the output are eight neighbours of each 32.
-//
-// The includer has D (a multiple of 32) and says what lies where, in vectors of eight elements:
-//     uvec4 query(uint r, uint d8)    query r of the tile, zeros past the last one
-//     uvec4 key(uint j, uint d8), uvec4 value(uint j, uint d8)    zeros past the last key
-//     uvec2 sees(uint r)              the keys that query r of the tile attends to: the first, and the one after the last
-//     void result(uint r, uint d8, uvec4 v)    takes the output, and ignores rows past the last query
 #include "fragments.glsl"
 
-const uint SUBGROUPS = LOCAL_X / 32;
-const uint TILE_Q = 16 * SUBGROUPS;
 const uint TILE_K = KEYS;
-const uint D8 = D / 8;
 // Vectors from key to key: two keys of four vectors each meet different banks.
 const uint K_LINE = D8 % 8 == 0 ? D8 + 4 : D8;
 // Values are laid out as operands, four of them to a line. A vector holds two neighbouring elements of each; elements 2 i and
@@ -32,10 +20,6 @@ const uint K_ITEMS = TILE_K * D8;
 const uint V_ITEMS = TILE_K / 4 * D8;
 const uint K_BRINGS = (K_ITEMS + LOCAL_X - 1) / LOCAL_X;
 const uint V_BRINGS = (V_ITEMS + LOCAL_X - 1) / LOCAL_X;
-
-#define SUM_FRAGMENT coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
-#define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
-#define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
 
 // Text, not a function: what is on its way must be in registers of `flash`.
 #define BRING(k0) \
@@ -54,7 +38,6 @@ const uint V_BRINGS = (V_ITEMS + LOCAL_X - 1) / LOCAL_X;
         } \
     }
 
-// Keys from .. to; `scale` stands before each score.
 void flash(uint from, uint to, float scale) {
     uint t = gl_LocalInvocationID.x;
     uint g = gl_SubgroupInvocationID / 4;
@@ -86,10 +69,7 @@ void flash(uint from, uint to, float scale) {
     uint all_from = subgroupMax(max(seen[0].x, seen[1].x));
     uint all_to = subgroupMin(min(seen[0].y, seen[1].y));
     uint any_to = subgroupMax(max(seen[0].y, seen[1].y));
-    // The number in units of log 2 that powers are relative to, at most ROOM below the largest score so far, and this
-    // invocation's part of the sum of those powers. Which number it is does not matter in the end: it rises only when powers
-    // above it could become more than f16 holds.
-    const float ROOM = 8.0;
+    // Of rows g and g + 8: the numbers that powers are relative to, and this invocation's part of the sums of those powers.
     vec2 peak = vec2(-1.0e20);
     vec2 total = vec2(0.0);
 

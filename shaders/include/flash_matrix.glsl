@@ -1,22 +1,10 @@
-// FlashAttention (Dao et al. 2022) on matrix units (KHR cooperative matrix), f16 operands and f32 sums. A workgroup of
-// SUBGROUPS subgroups of 32 takes TILE_Q queries of one head, a subgroup 16 of them, and walks the keys in tiles of 32. The
-// next tile of keys and values is on its way into registers while the matrix units work on this one.
-//
-// The includer has D (a multiple of 16) and says what lies where, in vectors of eight elements:
-//     uvec4 query(uint r, uint d8)    query r of the tile, zeros past the last one
-//     uvec4 key(uint j, uint d8), uvec4 value(uint j, uint d8)    zeros past the last key
-//     uvec2 sees(uint r)              the keys that query r of the tile attends to: the first, and the one after the last
-//     void result(uint r, uint d8, uvec4 v)    takes the output, and ignores rows past the last query
+// `flash` of flash.glsl where nobody knows which invocation holds what of a fragment.
 //
 // A fragment does not tell which of its elements is which. Where rows matter, in the softmax, it goes through shared
 // memory: a pair of lanes owns a row, each lane half of it. Rows of the output are rescaled by an element-wise product
-// with a fragment whose rows are constant, and only when some maximum rose by so much that powers above it could become
-// more than f16 holds: which number they are relative to does not matter in the end.
+// with a fragment whose rows are constant.
 
-const uint SUBGROUPS = LOCAL_X / 32;
-const uint TILE_Q = 16 * SUBGROUPS;
 const uint TILE_K = 32;
-const uint D8 = D / 8;
 // One padding vector a line, so that fragment loads hit different banks.
 const uint LINE = D8 + 1;
 const uint STAGE_LINE = 5;
@@ -29,10 +17,6 @@ const uint STAGES = 2 * TILE_K * LINE;
 shared uvec4 tile[max(TILE_Q * Q_LINE, STAGES + SUBGROUPS * STAGE)];
 // Vectors of keys, and of values, that an invocation brings.
 const uint BRINGS = (TILE_K * D8 + LOCAL_X - 1) / LOCAL_X;
-
-#define SUM_FRAGMENT coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
-#define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
-#define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
 
 // The stage of a subgroup is its own.
 void meet() {
@@ -66,7 +50,6 @@ SUM_FRAGMENT rows_of(float value, uint base, uint row, uint part) {
         } \
     }
 
-// Keys from .. to; `scale` stands before each score.
 void flash(uint from, uint to, float scale) {
     uint t = gl_LocalInvocationID.x;
     uint base = STAGES + gl_SubgroupID * STAGE;
@@ -94,10 +77,8 @@ void flash(uint from, uint to, float scale) {
     [[unroll]] for (uint c = 0; c < D / 16; c++) {
         o[c] = SUM_FRAGMENT(0.0);
     }
-    // Of this lane's row: the number in units of log 2 that powers are relative to, at most ROOM below the largest score so
-    // far, and the sum of those powers.
+    // Of this lane's row: the number that powers are relative to, and the sum of those powers.
     const float LOG2_E = 1.4426950408889634;
-    const float ROOM = 8.0;
     float peak = -1.0e30;
     float total = 0.0;
 
