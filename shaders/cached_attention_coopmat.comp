@@ -10,7 +10,7 @@
 #include "include/storage.glsl"
 
 layout(local_size_x = LOCAL_X) in;
-#define WHOLE_VECTORS
+#define Y_BY uvec4
 #include "include/cached.glsl"
 
 shared uint tile_start;

@@ -16,24 +16,24 @@ layout(constant_id = 0) const uint WIDTH = 128;
 layout(constant_id = 1) const uint SHARE = 128;
 layout(local_size_x = LOCAL_X) in;
 #include "include/cached.glsl"
-// One more for each row, split and head: outputs relative to the part's maximum, and (maximum, sum).
-layout(binding = BIND_PARTS) coherent buffer Work0 { vec4 parts[]; };
-layout(binding = BIND_SUMS) coherent buffer Work1 { vec2 sums[]; };
-layout(binding = BIND_COUNTERS) coherent buffer Work2 { uint counters[]; };
-#include "include/arrive.glsl"
+void put(uint at, vec4 v) {
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        y[at + c] = A(v[c]);
+    }
+}
+
+#include "include/join.glsl"
 
 const uint LANES = D / 8;
 const uint TEAMS = LOCAL_X / LANES;
 const uint DEPTH = 4;
 const uint TILE = TEAMS * DEPTH;
 const uint PAIRS = TILE * GROUP;
-const uint MOST_SPLITS = 32;
-const uint ROOM = max(2 * MOST_SPLITS * GROUP, TEAMS * max(DEPTH * GROUP * (LANES + 1), D));
+const uint ROOM = TEAMS * max(DEPTH * GROUP * (LANES + 1), D);
 // Heads whose outputs fit side by side into what the products took.
 const uint AT_ONCE = min(GROUP, ROOM / (TEAMS * D));
-const float LOWEST = -1.0e30;
 
-// Products of lanes, [place of the tile][head][lane]; at the end outputs of teams, then weights of parts.
+// Products of lanes, [place of the tile][head][lane]; at the end outputs of teams.
 shared float products[ROOM];
 shared float scores[PAIRS];
 shared vec2 team_sums[TEAMS * GROUP];
@@ -199,7 +199,7 @@ void main() {
         }
         head_sums[h] = vec2(highest, sum);
     }
-    uint part = (row * splits + gl_WorkGroupID.x) * OPT_HEADS + kv_head * GROUP;
+    uint part = part_of(row, kv_head, gl_WorkGroupID.x);
     [[unroll]] for (uint h0 = 0; h0 < GROUP; h0 += AT_ONCE) {
         barrier();
         if (works) {
@@ -226,50 +226,7 @@ void main() {
     if (live > 1 && t < GROUP) {
         sums[part + t] = head_sums[t];
     }
-    if (live == 1 || !last_to_arrive(row * OPT_KV_HEADS + kv_head, live)) {
-        return;
-    }
-
-    // Parts into the row. All of their sums come at once, then several outputs at a time.
-    uint first = row * splits * OPT_HEADS + kv_head * GROUP;
-    for (uint e = t; e < GROUP * live; e += LOCAL_X) {
-        vec2 theirs = sums[first + e / GROUP * OPT_HEADS + e % GROUP];
-        products[e] = theirs.x;
-        products[MOST_SPLITS * GROUP + e] = theirs.y;
-    }
-    barrier();
-    for (uint h = t; h < GROUP; h += LOCAL_X) {
-        float highest = LOWEST;
-        for (uint s = 0; s < live; s++) {
-            highest = max(highest, products[s * GROUP + h]);
-        }
-        head_sums[h].x = highest;
-    }
-    barrier();
-    for (uint e = t; e < GROUP * live; e += LOCAL_X) {
-        products[e] = exp2(products[e] - head_sums[e % GROUP].x);
-    }
-    barrier();
-    const uint AHEAD = 4;
-    for (uint e = t; e < GROUP * D / 4; e += LOCAL_X) {
-        uint h = e / (D / 4);
-        vec4 value = vec4(0.0);
-        float sum = 0.0;
-        for (uint s0 = 0; s0 < live; s0 += AHEAD) {
-            vec4 theirs[AHEAD];
-            [[unroll]] for (uint s = 0; s < AHEAD; s++) {
-                theirs[s] = parts[(first + min(s0 + s, live - 1) * OPT_HEADS) * (D / 4) + e];
-            }
-            [[unroll]] for (uint s = 0; s < AHEAD; s++) {
-                if (s0 + s < live) {
-                    float weight = products[(s0 + s) * GROUP + h];
-                    sum += weight * products[MOST_SPLITS * GROUP + (s0 + s) * GROUP + h];
-                    value += weight * theirs[s];
-                }
-            }
-        }
-        [[unroll]] for (uint c = 0; c < 4; c++) {
-            y[out_base + 4 * e + c] = A(value[c] / sum);
-        }
+    if (live > 1) {
+        join(row, kv_head, live);
     }
 }

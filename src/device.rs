@@ -25,7 +25,8 @@ pub enum Feature {
     SubgroupBroadcast,
     /// Products of four packed 8-bit integers with four others in one instruction, whatever it costs.
     DotI8,
-    /// Which invocation holds which element of a 16x16 fragment of [`Feature::CoopmatF16`] is as `shaders/README.md` says.
+    /// Which invocation holds which element of a 16x16 fragment of [`Feature::CoopmatF16`] is as `shaders/README.md` says,
+    /// and so it is for 16x8x16 products, which are there too.
     CoopmatLanes,
 }
 
@@ -89,7 +90,7 @@ impl Feature {
                 "8-bit and 4-bit weights are widened before each product, which costs decoding some speed"
             }
             Feature::CoopmatLanes => {
-                "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams about a third of their speed; `graphc roof` sees whether the device can have it"
+                "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams about a third of their speed, and attention goes through it likewise; `graphc roof` sees whether the device can have it"
             }
         }
     }

@@ -33,11 +33,11 @@ use rayon::prelude::*;
 const SIZES: &[(&str, i64)] = &[
     ("heads", 2),
     ("kv_heads", 1),
-    ("head_dim", 32),
+    ("head_dim", 64),
     ("max_len", 70),
     ("rope_heads", 1),
     ("rope_head_dim", 32),
-    ("d_qkv", 128),
+    ("d_qkv", 256),
     ("m", 48),
     ("n", 160),
     ("k", 96),

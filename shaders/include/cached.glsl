@@ -26,11 +26,11 @@ layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec4 v_cache[]; };
 layout(binding = BIND_K_CACHE) readonly buffer In3 { C k_cache[]; };
 layout(binding = BIND_V_CACHE) readonly buffer In4 { C v_cache[]; };
 #endif
-#ifdef WHOLE_VECTORS
-layout(binding = BIND_Y) writeonly buffer Out { uvec4 y[]; };
-#else
-layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+// By single elements, unless the includer says by what.
+#ifndef Y_BY
+#define Y_BY A
 #endif
+layout(binding = BIND_Y) writeonly buffer Out { Y_BY y[]; };
 // `rows` of each sequence; `places` of the cache in all.
 layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap; };
 
@@ -65,8 +65,10 @@ uvec2 seen(uint position) {
 // The exponent of 2 that a product of query and key stands for.
 float bend(float product) {
     float score = product * scale;
+#if !defined(SOFTCAP) || SOFTCAP
     if (softcap > 0.0) {
         score = softcap * tanh(score / softcap);
     }
+#endif
     return score * LOG2_E;
 }

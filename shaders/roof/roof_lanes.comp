@@ -11,7 +11,7 @@ layout(local_size_x = 32) in;
 
 layout(binding = BIND_Y) writeonly buffer Out { float y[]; };
 
-// Element [i][j] is 16 i + j, which f16 holds exactly.
+// Element [i][j] is 16 i + j, or 8 i + j where there are eight columns: f16 holds these exactly.
 shared float16_t halves[256];
 shared float floats[256];
 
@@ -29,13 +29,22 @@ void main() {
     coopMatLoad(b, halves, 0, 16, gl_CooperativeMatrixLayoutColumnMajor);
     coopMatLoad(sums, floats, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
     uint elsewhere = 0;
-    if (a.length() != 8 || b.length() != 8 || sums.length() != 8) {
-        elsewhere = 24;
+    coopmat<float16_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseB> half_b;
+    coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> half_sums;
+    coopMatLoad(half_b, halves, 0, 16, gl_CooperativeMatrixLayoutColumnMajor);
+    coopMatLoad(half_sums, floats, 0, 8, gl_CooperativeMatrixLayoutRowMajor);
+    if (a.length() != 8 || b.length() != 8 || sums.length() != 8 || half_b.length() != 4 || half_sums.length() != 4) {
+        elsewhere = 32;
     } else {
         [[unroll]] for (uint e = 0; e < 8; e++) {
             // Rows of A and of the sums, columns of B; then columns, or rows of B.
             float there = float(16 * (lane / 4 + e / 4 * 8) + lane % 4 * 2 + e % 2 + e / 2 % 2 * 8);
             elsewhere += uint(float(a[e]) != there) + uint(float(b[e]) != there) + uint(sums[e] != there);
+        }
+        [[unroll]] for (uint e = 0; e < 4; e++) {
+            // Columns of eight, and rows of their sums.
+            elsewhere += uint(float(half_b[e]) != float(16 * (lane / 4) + lane % 4 * 2 + e % 2 + e / 2 * 8));
+            elsewhere += uint(half_sums[e] != float(8 * (lane / 4 + e / 2 * 8) + lane % 4 * 2 + e % 2));
         }
     }
     y[lane] = float(elsewhere);

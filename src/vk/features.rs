@@ -245,14 +245,13 @@ fn features(
     enable: &Enable,
     operations: vk::SubgroupFeatureFlags,
     can_be_32: bool,
-    matrix_f16: impl FnOnce() -> bool,
+    matrix_f16: impl FnOnce() -> Vec<u32>,
 ) -> BTreeSet<Feature> {
     let arithmetic = vk::SubgroupFeatureFlags::BASIC | vk::SubgroupFeatureFlags::ARITHMETIC;
-    let coopmat = enable.cooperative_matrix
-        && enable.memory_model
-        && enable.storage_16
-        && enable.float16
-        && matrix_f16();
+    let can_use_matrices =
+        enable.cooperative_matrix && enable.memory_model && enable.storage_16 && enable.float16;
+    let widths = if can_use_matrices { matrix_f16() } else { vec![] };
+    let coopmat = widths.contains(&16);
     let lanes_of_32 = can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE);
     [
         (Feature::StorageF16, enable.storage_16),
@@ -272,7 +271,10 @@ fn features(
         (Feature::CoopmatF16, coopmat),
         (Feature::DotI8, enable.integer_dot),
         // It may: only its profile knows.
-        (Feature::CoopmatLanes, coopmat && lanes_of_32),
+        (
+            Feature::CoopmatLanes,
+            coopmat && widths.contains(&8) && lanes_of_32,
+        ),
     ]
     .into_iter()
     .filter_map(|(feature, there)| there.then_some(feature))
@@ -318,21 +320,25 @@ fn has_extension(
     })
 }
 
-/// Whether 16x16x16 products of f16 with f32 sums are offered at subgroup scope.
-fn matrix_f16(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalDevice) -> bool {
+/// The N for which 16xNx16 products of f16 with f32 sums are offered at subgroup scope.
+fn matrix_f16(
+    entry: &ash::Entry,
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+) -> Vec<u32> {
     let loader = khr::cooperative_matrix::Instance::new(entry, instance);
     // SAFETY: the caller saw the extension on this device.
     let shapes = unsafe { loader.get_physical_device_cooperative_matrix_properties(physical) };
-    shapes.is_ok_and(|shapes| {
-        shapes.iter().any(|shape| {
-            (shape.m_size, shape.n_size, shape.k_size) == (16, 16, 16)
-                && shape.a_type == vk::ComponentTypeKHR::FLOAT16
-                && shape.b_type == vk::ComponentTypeKHR::FLOAT16
-                && shape.c_type == vk::ComponentTypeKHR::FLOAT32
-                && shape.result_type == vk::ComponentTypeKHR::FLOAT32
-                && shape.scope == vk::ScopeKHR::SUBGROUP
-        })
-    })
+    let offered = |shape: &vk::CooperativeMatrixPropertiesKHR<'_>| {
+        (shape.m_size, shape.k_size) == (16, 16)
+            && shape.a_type == vk::ComponentTypeKHR::FLOAT16
+            && shape.b_type == vk::ComponentTypeKHR::FLOAT16
+            && shape.c_type == vk::ComponentTypeKHR::FLOAT32
+            && shape.result_type == vk::ComponentTypeKHR::FLOAT32
+            && shape.scope == vk::ScopeKHR::SUBGROUP
+    };
+    let shapes = shapes.unwrap_or_default().into_iter().filter(offered);
+    shapes.map(|shape| shape.n_size).collect()
 }
 
 impl Support {
