@@ -5,9 +5,10 @@
 // more than the f16 that x is stored in has over that range where neighbours are alike. Its product with w is exact.
 // Scales of x and w come to it once every PER elements.
 //
-// A subgroup makes four neighbouring columns of all ROWS rows and walks k alone (or with SPLIT - 1 others, in turns):
-// each invocation has 4 * AHEAD loads of 16 bytes under way, the first of them while x is taken apart. CHUNK elements
-// of k fit into shared memory at a time.
+// A subgroup makes DOWN neighbouring columns of all ROWS rows and walks k, ACROSS loads of 16 bytes a column at a time,
+// alone (or with SPLIT - 1 others, in turns). What it reads at a time is thus a tile of w, half of one, or two, and an
+// invocation has one column: AHEAD loads of it are under way, the first of them while x is taken apart. CHUNK elements
+// of k, whole tiles, fit into shared memory at a time. In the end the sums of a column meet in shared memory.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -39,9 +40,14 @@ shared uvec4 peaks[GROUPS];
 // The sum of each eighth, in levels.
 shared ivec4 totals[GROUPS];
 #endif
-#if SPLIT > 1
-shared vec4 column_parts[ROWS * SUBGROUPS];
-#endif
+const uint SUBGROUP = LOCAL_X / SUBGROUPS;
+const uint DOWN = clamp(SUBGROUP / 4, 4, 8);
+const uint ACROSS = SUBGROUP / DOWN;
+const uint TILES = (ROW_VECTORS + 3) / 4;
+// Columns of the workgroup by fours, and the sums that meet for each of them: of SPLIT subgroups, ACROSS each.
+const uint FOURS = SUBGROUPS / SPLIT * DOWN / 4;
+const uint MEET = SPLIT * ACROSS;
+shared vec4 parts[ROWS * FOURS * MEET];
 #if HAS_GAIN
 shared float square_parts[ROWS * SUBGROUPS];
 float squares[ROWS];
@@ -135,14 +141,22 @@ void take_apart(uint first) {
     barrier();
 }
 
-// AHEAD loads of four columns and what their groups share, those past the end of a line from its last one.
-void fetch(out uvec4 q[AHEAD][4], out GROUP shared_by[AHEAD][4], uint line[4], uint groups[4], uint at, uint turn) {
+// An invocation's loads of a column: `number` counts those of its subgroup. Such a load is vector 4 * tile + part.
+#if LOCAL_X / SUBGROUPS < 16
+#define LOAD_TILE(number) ((number) / 2)
+#define LOAD_PART(number) ((number) % 2 * 2 + gl_SubgroupInvocationID % 2)
+#else
+#define LOAD_TILE(number) ((number) * (ACROSS / 4) + gl_SubgroupInvocationID % ACROSS / 4)
+#define LOAD_PART(number) (gl_SubgroupInvocationID % 4)
+#endif
+
+// AHEAD loads and what their groups share, those past the end of the column from its last tile.
+void fetch(out uvec4 q[AHEAD], out GROUP shared_by[AHEAD], W_ROW line, uint number) {
     [[unroll]] for (uint a = 0; a < AHEAD; a++) {
-        uint load = min(at + a * turn, ROW / PER - 1);
-        [[unroll]] for (uint c = 0; c < 4; c++) {
-            q[a][c] = w[line[c] + load];
-            shared_by[a][c] = GROUP(w_scale[groups[c] + load * PER / 32]);
-        }
+        uint tile = min(LOAD_TILE(number + a * SPLIT), TILES - 1);
+        uint at = w_vector(line, tile, LOAD_PART(number + a * SPLIT));
+        q[a] = w[at];
+        shared_by[a] = GROUP(w_scale[group_index(at)]);
     }
 }
 
@@ -154,111 +168,93 @@ int product(uvec4 a, uvec4 b, int sum) {
 }
 
 void main() {
-    const uint loads = ROW / PER;
+    uint t = gl_LocalInvocationID.x;
     uint share = gl_SubgroupID % SPLIT;
-    uint turn = SPLIT * gl_SubgroupSize;
-    uint column = 4 * (gl_WorkGroupID.x * (SUBGROUPS / SPLIT) + gl_SubgroupID / SPLIT);
-    // An invocation for each row.
-    uint mine = gl_SubgroupInvocationID;
+    uint team = gl_SubgroupID / SPLIT;
+    uint down = gl_SubgroupInvocationID / ACROSS;
     uint first_row = gl_WorkGroupID.y * ROWS;
-    Ahead before = ahead(first_row + min(mine, ROWS - 1), column);
-    uint line[4];
-    uint groups[4];
-    [[unroll]] for (uint c = 0; c < 4; c++) {
-        line[c] = min(column + c, n - 1) * loads;
-        groups[c] = group_index(line[c] * PER);
+    uint first_column = gl_WorkGroupID.x * 4 * FOURS;
+    // In the end an invocation has four columns of a row.
+    bool finishes = t < ROWS * FOURS;
+    uint my_row = first_row + t % ROWS;
+    uint my_column = first_column + 4 * (t / ROWS);
+    Ahead before;
+    if (finishes) {
+        before = ahead(my_row, my_column);
     }
-    vec4 acc[ROWS];
+    W_ROW line = w_row(min(first_column + team * DOWN + down, n - 1));
+    float acc[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        acc[r] = vec4(0.0);
+        acc[r] = 0.0;
 #if HAS_GAIN
         squares[r] = 0.0;
 #endif
     }
     for (uint first = 0; first < ROW; first += CHUNK) {
-        uint end = min(first + CHUNK, ROW) / PER;
-        uint at = first / PER + share * gl_SubgroupSize + gl_SubgroupInvocationID;
-        uvec4 q[AHEAD][4];
-        GROUP shared_by[AHEAD][4];
-        fetch(q, shared_by, line, groups, at, turn);
+        uint end = (min(first + CHUNK, ROW) + PER * ACROSS - 1) / (PER * ACROSS);
+        uint number = first / (PER * ACROSS) + share;
+        uvec4 q[AHEAD];
+        GROUP shared_by[AHEAD];
+        fetch(q, shared_by, line, number);
         if (first > 0) {
             barrier();
         }
         take_apart(first);
         while (true) {
             [[unroll]] for (uint a = 0; a < AHEAD; a++) {
-                uint load = at + a * turn;
-                if (load < end) {
+                uint load = 4 * LOAD_TILE(number + a * SPLIT) + LOAD_PART(number + a * SPLIT);
+                if (number + a * SPLIT < end && (ROW_VECTORS % ACROSS == 0 || load < ROW_VECTORS)) {
                     [[unroll]] for (uint r = 0; r < ROWS; r++) {
                         uint group = (r * CHUNK + load * PER - first) / 32;
                         float scale = x_scale[group];
 #if W_INT4
                         ivec4 eighths = totals[group];
                         float total = scale * float(eighths.x + eighths.y + eighths.z + eighths.w);
-                        uvec4 highs[2] = uvec4[2](high[group], high[GROUPS + group]);
-                        uvec4 lows[2] = uvec4[2](low[group], low[GROUPS + group]);
-                        [[unroll]] for (uint c = 0; c < 4; c++) {
-                            uvec4 even = q[a][c] & 0x0f0f0f0f;
-                            uvec4 odd = q[a][c] >> 4 & 0x0f0f0f0f;
-                            int sum = product(odd, highs[1], product(even, highs[0], 0));
-                            sum = product(odd, lows[1], product(even, lows[0], sum << 7));
-                            acc[r][c] += float(sum) * (scale * shared_by[a][c].x) + total * shared_by[a][c].y;
-                        }
+                        uvec4 even = q[a] & 0x0f0f0f0f;
+                        uvec4 odd = q[a] >> 4 & 0x0f0f0f0f;
+                        int sum = product(odd, high[GROUPS + group], product(even, high[group], 0));
+                        sum = product(odd, low[GROUPS + group], product(even, low[group], sum << 7));
+                        acc[r] += float(sum) * (scale * shared_by[a].x) + total * shared_by[a].y;
 #else
-                        uvec4 highs = high[(r * CHUNK + load * PER - first) / 16];
-                        uvec4 lows = low[(r * CHUNK + load * PER - first) / 16];
-                        [[unroll]] for (uint c = 0; c < 4; c++) {
-                            int sum = product(q[a][c], lows, product(q[a][c], highs, 0) << 7);
-                            acc[r][c] += float(sum) * (scale * shared_by[a][c]);
-                        }
+                        uint vector = (r * CHUNK + load * PER - first) / 16;
+                        int sum = product(q[a], low[vector], product(q[a], high[vector], 0) << 7);
+                        acc[r] += float(sum) * (scale * shared_by[a]);
 #endif
                     }
                 }
             }
-            at += AHEAD * turn;
-            if (at >= end) {
+            number += AHEAD * SPLIT;
+            if (number >= end) {
                 break;
             }
-            fetch(q, shared_by, line, groups, at, turn);
+            fetch(q, shared_by, line, number);
         }
     }
 
+    uint column = team * DOWN + down;
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        acc[r] = subgroupAdd(acc[r]);
+        uint four = (r * FOURS + column / 4) * MEET;
+        parts[four + share * ACROSS + gl_SubgroupInvocationID % ACROSS][column % 4] = acc[r];
 #if HAS_GAIN
         squares[r] = subgroupAdd(squares[r]);
         if (gl_SubgroupInvocationID == 0) {
             square_parts[r * SUBGROUPS + gl_SubgroupID] = squares[r];
         }
 #endif
-#if SPLIT > 1
-        if (gl_SubgroupInvocationID == 0) {
-            column_parts[r * SUBGROUPS + gl_SubgroupID] = acc[r];
-        }
-#endif
     }
-#if HAS_GAIN || SPLIT > 1
     barrier();
-#endif
-    if (mine < ROWS && share == 0) {
-#if SPLIT > 1
+    if (finishes) {
         vec4 sum = vec4(0.0);
-        [[unroll]] for (uint other = 0; other < SPLIT; other++) {
-            sum += column_parts[mine * SUBGROUPS + gl_SubgroupID + other];
+        [[unroll]] for (uint part = 0; part < MEET; part++) {
+            sum += parts[(t % ROWS * FOURS + t / ROWS) * MEET + part];
         }
-#else
-        vec4 sum = acc[0];
-        [[unroll]] for (uint r = 1; r < ROWS; r++) {
-            sum = mine == r ? acc[r] : sum;
-        }
-#endif
 #if HAS_GAIN
         float square_sum = 0.0;
         [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
-            square_sum += square_parts[mine * SUBGROUPS + subgroup];
+            square_sum += square_parts[t % ROWS * SUBGROUPS + subgroup];
         }
         sum *= rms_scale(square_sum);
 #endif
-        finish(first_row + mine, column, sum, before);
+        finish(my_row, my_column, sum, before);
     }
 }

@@ -46,13 +46,15 @@ void main() {
     for (uint first_load = 0; first_load < loads; first_load += LANES) {
         // Past the end the last one is read again; x is zero there.
         uint load = min(first_load + t, loads - 1);
+        uint at[COLUMNS];
         uvec4 q[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            q[c] = w[min(first_column + c, n - 1) * loads + load];
+            at[c] = w_vector(w_row(min(first_column + c, n - 1)), load);
+            q[c] = w[at[c]];
         }
         GROUP scale[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            scale[c] = group_at(group_index(min(first_column + c, n - 1) * k + load * PER));
+            scale[c] = group_at(group_index(at[c]));
         }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             [[unroll]] for (uint i = 0; i < VECTORS; i++) {

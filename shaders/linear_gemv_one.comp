@@ -35,16 +35,10 @@ vec4 scaled_x(uint vector) {
 
 // This invocation's part of four columns: the loads `at`, `at + turn`, .. of each line of w.
 vec4 products(uint column, uint loads, uint at, uint turn) {
-    uint line[4];
+    W_ROW line[4];
     [[unroll]] for (uint c = 0; c < 4; c++) {
-        line[c] = min(column + c, n - 1) * loads;
+        line[c] = w_row(min(column + c, n - 1));
     }
-#if W_BLOCKS
-    uint groups[4];
-    [[unroll]] for (uint c = 0; c < 4; c++) {
-        groups[c] = group_index(line[c] * PER);
-    }
-#endif
     vec4 acc = vec4(0.0);
     for (; at < loads; at += AHEAD * turn) {
         uvec4 q[AHEAD][4];
@@ -55,9 +49,10 @@ vec4 products(uint column, uint loads, uint at, uint turn) {
             // Past the end the last load is repeated, and counts for nothing below.
             uint load = min(at + a * turn, loads - 1);
             [[unroll]] for (uint c = 0; c < 4; c++) {
-                q[a][c] = w[line[c] + load];
+                uint place = w_vector(line[c], load);
+                q[a][c] = w[place];
 #if W_BLOCKS
-                group[a][c] = group_at(groups[c] + load * PER / 32);
+                group[a][c] = group_at(group_index(place));
 #endif
             }
         }

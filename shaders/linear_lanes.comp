@@ -1,6 +1,7 @@
 // x w^T on matrix units whose fragments are filled from registers (include/lanes.glsl): w goes from memory to the matrix
 // units without a stay in shared memory, each invocation reading 16 bytes of a column at a time, the next ones on their
-// way while it computes.
+// way while it computes. In a block format the invocations of eight columns read a tile of w (include/block_formats.glsl),
+// bytes that follow each other.
 //
 // A subgroup has ROWS x COLUMNS fragments of the tile of a workgroup, ACROSS of them stand beside each other over the
 // columns. Where rows are few, SHARES teams of such subgroups divide k among themselves and add their sums in the end.
@@ -52,13 +53,14 @@ uvec4 load_x8(uint row, uint k8) {
 }
 
 // What an invocation brings of window `number`. Text, not functions: what is on its way must be in registers of `main`.
-// Past the end of a column comes its last load: there x is zero.
+// Past the end of a column come its last loads again: there x is zero.
 #define BRING_W(number) \
     [[unroll]] for (uint a = 0; a < LOADS; a++) { \
-        uint load = min((((number) * SHARES + share) * LOADS + a) * 4 + c, k / PER - 1); \
+        uint four = min(((number) * SHARES + share) * LOADS + a, (k / PER + 3) / 4 - 1); \
         [[unroll]] for (uint j = 0; j < 2 * COLUMNS; j++) { \
-            next_w[a][j] = w[line[j] + load]; \
-            next_shared[a][j] = load_shared(line[j] + load); \
+            uint at = w_vector(line[j], four, c); \
+            next_w[a][j] = w[at]; \
+            next_shared[a][j] = load_shared(at); \
         } \
     }
 #if X_DIRECT
@@ -96,9 +98,9 @@ void main() {
     uint first_row = gl_WorkGroupID.x * TILE_M;
     uint first_column = gl_WorkGroupID.y * TILE_N + member * MY_COLUMNS;
 
-    uint line[2 * COLUMNS];
+    W_ROW line[2 * COLUMNS];
     [[unroll]] for (uint j = 0; j < 2 * COLUMNS; j++) {
-        line[j] = min(first_column + j / 2 * 16 + j % 2 * 2 + lane_column(g), n - 1) * (k / PER);
+        line[j] = w_row(min(first_column + j / 2 * 16 + j % 2 * 2 + lane_column(g), n - 1));
     }
     SUMS acc[ROWS][COLUMNS];
     [[unroll]] for (uint i = 0; i < ROWS; i++) {

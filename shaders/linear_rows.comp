@@ -26,16 +26,17 @@ void main() {
         }
         squares[r] = 0.0;
     }
-    uint line[COLUMNS];
+    W_ROW line[COLUMNS];
     [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-        line[c] = min(column + c, n - 1) * (k / PER);
+        line[c] = w_row(min(column + c, n - 1));
     }
     for (uint at = 0; at < k / PER; at++) {
         uvec4 q[COLUMNS];
         GROUP scale[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            q[c] = w[line[c] + at];
-            scale[c] = group_at(group_index((line[c] + at) * PER));
+            uint place = w_vector(line[c], at);
+            q[c] = w[place];
+            scale[c] = group_at(group_index(place));
         }
         // Not unrolled, or llvmpipe takes several times as long to compile it.
         for (uint i = 0; i < VECTORS; i++) {

@@ -2,17 +2,22 @@
 //!
 //! Most types store one element after another. The two *block formats*, [`DType::Int8`] and [`DType::Int4`], are for
 //! weights, int8 also for caches of keys and values: groups of [`GROUP`] neighbours of the last dimension share a factor,
-//! so such a tensor has bytes as a whole and its elements have none of their own. All small integers of the tensor come first, then what the groups share:
+//! so such a tensor has bytes as a whole and its elements have none of their own. All small integers of the tensor come
+//! first, then what the groups share:
 //!
 //! | format | an element is | bytes of `[rows, k]` |
 //! |---|---|---|
 //! | `int8` | `scale * q`, q in -128..=127 | `rows * k` of q, then `rows * k / 32` scales, f16 |
 //! | `int4` | `scale * q + min`, q in 0..=15 | `rows * k / 2` of q, element 2i in the low half of byte i, then `rows * k / 32` pairs (scale, min), f16 |
+//!
+//! Caches have their groups row after row, weights in the order of [`tiles`].
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub mod tiles;
 
 /// Neighbouring elements of a block format that share a scale.
 pub const GROUP: u64 = 32;

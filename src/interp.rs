@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::dtype::DType;
+use crate::dtype::{DType, tiles};
 use crate::formula::{Formula, FormulaError, TensorView, decode, encode};
 use crate::ids::{ArenaId, Id, IdVec, KernelId, PassId, TensorId};
 use crate::kernel::Access;
@@ -96,7 +96,8 @@ pub struct Interpreter<'a> {
 }
 
 impl<'a> Interpreter<'a> {
-    /// Makes the plan's arenas and fills the weights; `weights` gives each one's bytes in the plan's own layout.
+    /// Makes the plan's arenas and fills the weights; `weights` gives each one's bytes as they are packed, block
+    /// formats in [`tiles`].
     pub fn new(
         plan: &'a Plan,
         mut weights: impl FnMut(&Weight) -> Vec<u8>,
@@ -110,6 +111,8 @@ impl<'a> Interpreter<'a> {
             let wanted = weight.dtype.size_of(&weight.shape).unwrap_or(u64::MAX);
             expect_size(&weight.name, wanted, bytes.len())?;
             let range = span(&weight.name, weight.offset, wanted)?;
+            // In here every tensor stands row after row.
+            let bytes = tiles::by_rows(weight.dtype, &weight.shape, bytes);
             place(&mut arenas, weight.arena, &weight.name, range)?.copy_from_slice(&bytes);
         }
         let formulas = plan

@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use graphc::dtype::DType;
+use graphc::dtype::{DType, tiles};
 use graphc::formula;
 use graphc::graph::Request;
 use graphc::interp::{Interpreter, Placement};
@@ -274,8 +274,10 @@ fn placement_and_order_do_not_change_a_single_token() {
 }
 
 /// What the packed bytes of a weight say, by the table in `src/dtype.rs`: all small integers, then what groups of 32
-/// share as f16.
-fn dequantised(dtype: DType, elements: usize, bytes: &[u8]) -> Vec<f64> {
+/// share as f16, both in tiles.
+fn dequantised(dtype: DType, shape: &[u64], bytes: &[u8]) -> Vec<f64> {
+    let elements = shape.iter().product::<u64>() as usize;
+    let bytes = tiles::by_rows(dtype, shape, bytes.to_vec());
     let half = |at: usize| f64::from(half::f16::from_le_bytes([bytes[at], bytes[at + 1]]));
     let element = |i: usize| match dtype {
         DType::F32 => f64::from(f32::from_le_bytes(
@@ -314,8 +316,7 @@ impl Formats {
                 .filter(|(other, _)| other.name == info.name && other.shape == info.shape)
                 .max_by_key(|(other, _)| other.recipe == info.recipe)
                 .unwrap();
-            let elements = info.shape.iter().product::<u64>() as usize;
-            let values = dequantised(from.dtype, elements, of);
+            let values = dequantised(from.dtype, &info.shape, of);
             *bytes = values
                 .iter()
                 .flat_map(|value| (*value as f32).to_le_bytes())
@@ -330,7 +331,7 @@ impl Formats {
 
     /// The largest rounding of a weight, as NMSE.
     fn rounding(&self) -> f64 {
-        let floats = |bytes: &Vec<u8>| dequantised(DType::F32, bytes.len() / 4, bytes);
+        let floats = |bytes: &Vec<u8>| dequantised(DType::F32, &[bytes.len() as u64 / 4], bytes);
         let pairs = self.exact.weights.iter().zip(&self.plain.weights);
         pairs
             .map(|(rounded, plain)| nmse(&floats(rounded), &floats(plain)))

@@ -12,8 +12,9 @@ mod random;
 use std::path::Path;
 
 use arbtest::arbitrary::Unstructured;
-use graphc::dtype::DType;
+use graphc::dtype::{DType, tiles};
 use graphc::expr::Value;
+use graphc::formula::encode;
 use graphc::graph::Recipe;
 use graphc::model::metadata::ModelMetadata;
 use graphc::plan::Plan;
@@ -420,7 +421,9 @@ fn pack(plan: &Plan, folder: &Path) -> Result<PackedWeights, WeightError> {
 }
 
 /// The values of a packed weight.
-fn unpack(dtype: DType, bytes: &[u8], elements: usize) -> Vec<f32> {
+fn unpack(dtype: DType, shape: &[u64], bytes: &[u8]) -> Vec<f32> {
+    let elements = shape.iter().product::<u64>() as usize;
+    let bytes = tiles::by_rows(dtype, shape, bytes.to_vec());
     let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
     (0..elements)
         .map(|at| match dtype {
@@ -472,9 +475,9 @@ fn whole_rows_keep_their_blocks() {
         ]);
         let wanted = rows(&values, &[1, 2, 0, 2, 1, 3, 0, 0, 1, 1, 2, 2, 3, 3], 96);
         let packed = pack(&plan, folder.path()).unwrap();
-        assert_eq!(unpack(dtype, packed.bytes(0), 14 * 96), wanted, "{dtype}");
+        assert_eq!(unpack(dtype, &[14, 96], packed.bytes(0)), wanted, "{dtype}");
         assert_eq!(
-            unpack(DType::F32, packed.bytes(1), 14 * 96),
+            unpack(DType::F32, &[14, 96], packed.bytes(1)),
             wanted,
             "{dtype}"
         );
@@ -507,7 +510,7 @@ fn other_rows_are_quantised_and_the_error_is_known() {
     ]);
     let packed = pack(&plan, folder.path()).unwrap();
     for (index, bound) in [(0, 0.004), (1, 1.0 / 15.0)] {
-        let got = unpack(plan.weights[index].dtype, packed.bytes(index), values.len());
+        let got = unpack(plan.weights[index].dtype, &[64, 96], packed.bytes(index));
         let squares: f32 = values.iter().map(|value| value * value).sum();
         let errors: f32 = got
             .iter()
@@ -538,8 +541,51 @@ fn block_formats_join_without_a_seam() {
     ]);
     let packed = pack(&plan, folder.path()).unwrap();
     for (index, weight) in plan.weights.iter().enumerate() {
-        let got = unpack(weight.dtype, packed.bytes(index), values.len());
+        let got = unpack(weight.dtype, &weight.shape, packed.bytes(index));
         assert!(got == values, "{}", weight.name);
+    }
+}
+
+/// Values on levels, so that the packer and the interpreter round alike: both mean the same bytes. Rows are no whole
+/// number of tiles, in what is joined and as a whole; rows are wider than a block of the packer; leading dimensions are
+/// several.
+#[test]
+fn packed_bytes_are_those_of_the_interpreter() {
+    let levels = |dtype: DType, count: usize| -> Vec<f32> {
+        let level = |at: usize| match dtype {
+            // Every group has the ends of the range.
+            DType::Int8 if at % 32 == 7 => 31.75,
+            DType::Int8 => (at * 37 % 255) as f32 * 0.25 - 31.75,
+            _ => ((at * 7 + at / 32) % 16) as f32 * 0.125 - (at / 32 % 5) as f32,
+        };
+        (0..count).map(level).collect()
+    };
+    for dtype in [DType::Int8, DType::Int4] {
+        let joined = levels(dtype, 27 * 96);
+        let wide = levels(dtype, 11 * 32_864);
+        let cube = levels(dtype, 3 * 4 * 96);
+        let part =
+            |rows: std::ops::Range<usize>| f32_bytes(&joined[rows.start * 96..rows.end * 96]);
+        let file = GgufFile::of("x")
+            .tensor("a", F32, &[5, 96], part(0..5))
+            .tensor("b", F32, &[9, 96], part(5..14))
+            .tensor("c", F32, &[13, 96], part(14..27))
+            .tensor("wide", F32, &[11, 32_864], f32_bytes(&wide))
+            .tensor("cube", F32, &[3, 4, 96], f32_bytes(&cube));
+        let folder = folder_with(&file);
+        let concat = Recipe::Concat(["a", "b", "c"].map(tensor).to_vec());
+        let plan = plan(vec![
+            weight("joined", dtype, &[27, 96], concat),
+            weight("wide", dtype, &[11, 32_864], tensor("wide")),
+            weight("cube", dtype, &[3, 4, 96], tensor("cube")),
+        ]);
+        let packed = pack(&plan, folder.path()).unwrap();
+        for (index, (weight, values)) in plan.weights.iter().zip([joined, wide, cube]).enumerate() {
+            let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+            let by_rows = encode(dtype, &values);
+            let wanted = tiles::tiled(dtype, &weight.shape, by_rows);
+            assert!(packed.bytes(index) == wanted, "{dtype} {}", weight.name);
+        }
     }
 }
 
@@ -731,7 +777,7 @@ fn rope_factors_of_a_folder() {
             let packed =
                 PackedWeights::open_or_pack(&plan, &checkpoint, &options, &mut |_, _| {}).unwrap();
             assert_eq!(packed.from_cache, cached);
-            let factors = unpack(DType::F32, packed.bytes(0), 4);
+            let factors = unpack(DType::F32, &[4], packed.bytes(0));
             assert_eq!((factors[0], factors[3]), (1.0, factor as f32));
         }
     }
@@ -859,8 +905,7 @@ fn real_models_pack_natively() {
             let row = weight.shape[0] - 1;
             let mut wanted = vec![0.0; cols as usize];
             recipe.fill(row..row + 1, 0..cols, &mut wanted);
-            let elements = (weight.shape[0] * cols) as usize;
-            let got = unpack(weight.dtype, packed.bytes(index), elements);
+            let got = unpack(weight.dtype, &weight.shape, packed.bytes(index));
             let got = &got[(row * cols) as usize..];
             let largest = wanted
                 .iter()

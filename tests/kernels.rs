@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use graphc::device::{DeviceProfile, Feature};
-use graphc::dtype::DType;
+use graphc::dtype::{DType, tiles};
 use graphc::expr::Value;
 use graphc::formula::{decode, encode};
 use graphc::kernel::{Access, Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
@@ -373,11 +373,14 @@ fn linear_rows_are_finished_by_the_last_workgroup() {
     run("linear", &cases, &SUMS);
 }
 
-/// Sizes that block formats allow: rows of one group, of an odd number of groups, of more than one step of a workgroup.
-const GROUPED: [(i64, i64, i64); 8] = [
+/// Sizes that block formats allow: rows of one group, of an odd number of groups, of more than one step of a workgroup;
+/// whole tiles, and tiles that lack rows, or columns, or both.
+const GROUPED: [(i64, i64, i64); 10] = [
     (1, 32, 5),
     (1, 4160, 33),
     (2, 96, 130),
+    (2, 640, 80),
+    (3, 256, 43),
     (5, 1056, 24),
     (8, 544, 68),
     (19, 288, 71),
@@ -452,7 +455,8 @@ fn integer_products_keep_what_is_not_finite() {
                 }
                 inputs.insert(input.name.clone(), bytes);
             }
-            let mut on_device = OnDevice::open(&plan, |_| vec![]);
+            let weights = graph.weights(&mut random);
+            let mut on_device = OnDevice::open(&plan, |weight| weights[&weight.name].clone());
             let ticket = on_device.submit(0, &inputs);
             let got = on_device.wait(0, ticket);
             let y = decode(DType::F32, &got[&graph.outputs[0].name]).unwrap();
@@ -698,7 +702,8 @@ fn run_variant(
             .collect()
     };
     let (first, second, last) = (fill(random), fill(random), fill(random));
-    let mut on_device = OnDevice::open(&plan, |_| vec![]);
+    let weights = graph.weights(random);
+    let mut on_device = OnDevice::open(&plan, |weight| weights[&weight.name].clone());
     for inputs in [&first, &second] {
         let ticket = on_device.submit(0, inputs);
         on_device.wait(0, ticket);
@@ -709,7 +714,7 @@ fn run_variant(
         true => &[&first, &second, &last],
         false => &[&last],
     };
-    let want = gpu::run_interpreter_often(&plan, |_| vec![], runs);
+    let want = gpu::run_interpreter_often(&plan, |weight| weights[&weight.name].clone(), runs);
     let mut worst = 0_f64;
     for output in &graph.outputs {
         // What comes in is the same on both sides; activations may have been stored on the way.
@@ -794,12 +799,14 @@ fn compare(what: &str, output: &Output, got: &[f64], want: &[f64], limit: f64) -
 struct Text {
     text: String,
     inputs: Vec<Input>,
+    /// What has a block format, which kernels expect of weights alone.
+    weights: Vec<Input>,
     outputs: Vec<Output>,
     /// Whether runs depend on the runs before.
     has_state: bool,
 }
 
-/// An input of the graph and what may stand in it.
+/// An input or a weight of the graph and what may stand in it.
 struct Input {
     name: String,
     port: String,
@@ -838,6 +845,7 @@ impl Text {
         let mut graph = Self {
             text: String::new(),
             inputs: vec![],
+            weights: vec![],
             outputs: vec![],
             has_state: false,
         };
@@ -902,7 +910,17 @@ impl Text {
                             .then(|| (case.spans.clone(), shape[1])),
                     });
                 } else {
-                    graph.inputs.push(Input {
+                    let list = match dtype.is_block() {
+                        true => {
+                            before.push_str(&format!(
+                                "Weight(name: \"{name}\", dtype: \"{dtype}\", shape: [{}], from: Tensor(\"{name}\")),\n",
+                                sizes.join(", ")
+                            ));
+                            &mut graph.weights
+                        }
+                        false => &mut graph.inputs,
+                    };
+                    list.push(Input {
                         name,
                         port: port.name.clone(),
                         dtype,
@@ -960,6 +978,15 @@ impl Text {
             outputs.join(", ")
         );
         graph
+    }
+
+    /// The bytes of every weight by name.
+    fn weights(&self, random: &mut Random) -> BTreeMap<String, Vec<u8>> {
+        let tiled = |one: &Input, bytes| tiles::tiled(one.dtype, &one.shape, bytes);
+        let weights = self.weights.iter();
+        weights
+            .map(|one| (one.name.clone(), tiled(one, one.bytes(random))))
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 // Block formats: groups of 32 neighbours of a row share a scale (int8), or a scale and a minimum (int4).
 // A buffer of `elements` holds all small integers first and then what the groups share, so that it is bound
-// twice: as words, and as f16 (int8) or pairs of f16 (int4).
+// twice: as words, and as f16 (int8) or pairs of f16 (int4). `element` is below an element's number in that buffer: of a
+// cache row after row, of a weight as `tiled_element` says.
 
 // Four int8 of one word.
 vec4 int8_values(uint word) {
@@ -31,20 +32,51 @@ uint int8_word(vec4 values, float scale) {
     return uint(whole.x | whole.y << 8 | whole.z << 16 | whole.w << 24);
 }
 
-// Where the numbers that groups share begin among the f16, or pairs of f16, of a buffer of `elements`.
-uint int8_shared(uint elements) {
-    return elements / 2;
-}
-
-uint int4_shared(uint elements) {
-    return elements / 8;
-}
-
-// Where those of the group that holds element `element` stand.
+// Where the number (int8) or pair (int4) that the group of element `element` shares stands, among the f16 or pairs of f16
+// of a buffer of `elements`.
 uint int8_group(uint elements, uint element) {
-    return int8_shared(elements) + element / 32;
+    return elements / 2 + element / 32;
 }
 
 uint int4_group(uint elements, uint element) {
-    return int4_shared(elements) + element / 32;
+    return elements / 8 + element / 32;
+}
+
+// Weights stand in tiles of 8 rows x 4 vectors of 16 bytes, tile after tile along the rows, then the next 8 rows; tiles at
+// the edges are smaller (src/dtype/tiles.rs). With WHOLE_TILES a shader knows that none is.
+#ifndef WHOLE_TILES
+#define WHOLE_TILES 0
+#endif
+
+// Where a row of a weight begins.
+struct TiledRow {
+    // Its first vector, were the first tile no narrower than others.
+    uint start;
+    // Vectors from one tile to the next.
+    uint step;
+    // Its number in the tiles.
+    uint row;
+};
+
+// Row `row` of `rows`, each of `vectors` vectors.
+TiledRow tiled_row(uint row, uint rows, uint vectors) {
+    uint above = row - row % 8;
+    return TiledRow(above * vectors + 4 * (row % 8), WHOLE_TILES == 1 ? 32 : 4 * min(8, rows - above), row % 8);
+}
+
+// The vector 4 * tile + part of a row of `vectors`, or the last one of that tile.
+uint tiled_vector(TiledRow row, uint tile, uint part, uint vectors) {
+#if WHOLE_TILES
+    return row.start + part + 32 * tile;
+#else
+    uint width = vectors % 4 == 0 ? 4 : min(4, vectors - 4 * tile);
+    return row.start + min(part, width - 1) + row.step * tile - row.row * (4 - width);
+#endif
+}
+
+// Element `element` of row `row` of `rows`, each of `length` elements, `per` of which make 16 bytes.
+uint tiled_element(uint row, uint element, uint rows, uint length, uint per) {
+    uint vector = element / per;
+    TiledRow line = tiled_row(row, rows, length / per);
+    return per * tiled_vector(line, vector / 4, vector % 4, length / per) + element % per;
 }

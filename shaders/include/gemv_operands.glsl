@@ -33,22 +33,22 @@ vec4 quants(uvec4 q, uint vector) {
 }
 #endif
 
-// What the group of element `element` of w shares, times UNIT where elements were divided by it.
+// What the group of vector `vector` of w, of 16 bytes, shares, times UNIT where elements were divided by it.
 #if W_INT4
 #define GROUP vec2
 GROUP group_at(uint index) {
     return vec2(w_scale[index]) * vec2(UNIT, 1.0);
 }
-uint group_index(uint element) {
-    return int4_group(n * k, element);
+uint group_index(uint vector) {
+    return int4_group(n * k, PER * vector);
 }
 #elif W_INT8
 #define GROUP float
 GROUP group_at(uint index) {
     return float(w_scale[index]) * UNIT;
 }
-uint group_index(uint element) {
-    return int8_group(n * k, element);
+uint group_index(uint vector) {
+    return int8_group(n * k, PER * vector);
 }
 #else
 // Nothing.
@@ -56,7 +56,7 @@ uint group_index(uint element) {
 GROUP group_at(uint index) {
     return 0;
 }
-uint group_index(uint element) {
+uint group_index(uint vector) {
     return 0;
 }
 #endif

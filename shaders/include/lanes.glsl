@@ -61,12 +61,12 @@ uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
 #endif
 }
 
-// What the group of a load shares: the scale of int8 twice, or scale and minimum of int4.
-f16vec2 load_shared(uint load) {
+// What the group of a vector of w shares: the scale of int8 twice, or scale and minimum of int4.
+f16vec2 load_shared(uint vector) {
 #if W_INT8
-    return f16vec2(w_scale[int8_shared(n * k) + load / 2]);
+    return f16vec2(w_scale[int8_group(n * k, PER * vector)]);
 #elif W_INT4
-    return w_scale[int4_shared(n * k) + load];
+    return w_scale[int4_group(n * k, PER * vector)];
 #else
     return f16vec2(0.0);
 #endif

@@ -138,6 +138,38 @@ layout(push_constant) uniform Push {
     float eps, rope_theta, rope_scale;
 };
 
+#ifdef W_BY_16_BYTES
+// Vectors of w in a row; where a row begins, and the places of its vectors: of `vector`, or of 4 * tile + part.
+#ifdef ROW
+#define ROW_VECTORS (ROW / PER)
+#else
+#define ROW_VECTORS (k / PER)
+#endif
+#if W_BLOCKS
+#define W_ROW TiledRow
+W_ROW w_row(uint column) {
+    return tiled_row(column, n, ROW_VECTORS);
+}
+uint w_vector(W_ROW row, uint tile, uint part) {
+    return tiled_vector(row, tile, part, ROW_VECTORS);
+}
+uint w_vector(W_ROW row, uint vector) {
+    return w_vector(row, vector / 4, vector % 4);
+}
+#else
+#define W_ROW uint
+W_ROW w_row(uint column) {
+    return column * ROW_VECTORS;
+}
+uint w_vector(W_ROW row, uint tile, uint part) {
+    return row + part + 4 * tile;
+}
+uint w_vector(W_ROW row, uint vector) {
+    return row + vector;
+}
+#endif
+#endif
+
 #if VEC != 8
 #include "linear_operands.glsl"
 #endif

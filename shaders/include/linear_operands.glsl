@@ -34,11 +34,12 @@ vec4 gain_inside(uint k4) {
 // w[column, 4 * k4 .. 4 * k4 + 4]; inside w.
 vec4 w_inside(uint column, uint k4) {
 #if W_INT8
-    float scale = float(w_scale[int8_group(n * k, column * k + 4 * k4)]);
-    return scale * int8_values(w[column * (k / 4) + k4]);
+    uint at = tiled_element(column, 4 * k4, n, k, 16);
+    return float(w_scale[int8_group(n * k, at)]) * int8_values(w[at / 4]);
 #elif W_INT4
-    vec2 scale = vec2(w_scale[int4_group(n * k, column * k + 4 * k4)]);
-    return scale.x * int4_values(w[column * (k / 8) + k4 / 2] >> 16 * (k4 % 2)) + scale.y;
+    uint at = tiled_element(column, 4 * k4, n, k, 32);
+    vec2 scale = vec2(w_scale[int4_group(n * k, at)]);
+    return scale.x * int4_values(w[at / 8] >> 16 * (k4 % 2)) + scale.y;
 #elif VEC == 4
     return vec4(w[column * (k / 4) + k4]);
 #else

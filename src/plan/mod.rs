@@ -32,7 +32,7 @@ pub mod verify;
 pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Rows of a weight in a block format, int8 or int4 (see [`crate::dtype`]).
 //!
-//! In: a resolved recipe and a rectangle of it whose sides lie on groups. Out: the integers and what their groups
-//! share. A row that is a copy of a tensor's row, whose blocks are groups of the wanted format, keeps its integers and
+//! In: a resolved recipe and a rectangle of it whose sides lie on tiles. Out: the integers and what their groups
+//! share, in the order of [`tiles`]. A row that is a copy of a tensor's row, whose blocks are groups of the wanted format, keeps its integers and
 //! scales; every other row is decoded to f32 and quantised here, and the error of that is measured.
 
 use std::ops::Range;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::quants::{self, GROUP, Group};
 use super::recipe::ResolvedRecipe;
 use super::types::SourceType;
-use crate::dtype::DType;
+use crate::dtype::{DType, tiles};
 
 /// What quantising changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,10 +51,12 @@ pub(super) struct Quantised {
     pub overflowed: u64,
 }
 
-/// The rectangle `rows` x `cols` of `recipe`; the error is the row and column of a value that is not finite.
+/// The rectangle `rows` x `cols` of a weight with rows of `k` elements, of which several may make a row of `recipe`; the
+/// error is the recipe's row and column of a value that is not finite.
 pub(super) fn make(
     recipe: &ResolvedRecipe<'_>,
     dtype: DType,
+    k: u64,
     rows: Range<u64>,
     cols: Range<u64>,
 ) -> Result<Quantised, (u64, u64)> {
@@ -62,6 +64,8 @@ pub(super) fn make(
     let width = (cols.end - cols.start) as usize;
     let groups = width / GROUP;
     let height = (rows.end - rows.start) as usize;
+    let shape = [height as u64, width as u64];
+    let in_row = recipe.cols() / k;
     let mut out = Quantised {
         quants: vec![0; height * groups * in_group],
         shared: vec![0; height * groups * share],
@@ -74,6 +78,8 @@ pub(super) fn make(
         .chunks_exact_mut(groups * in_group)
         .zip(out.shared.chunks_exact_mut(groups * share));
     for (row, (quants, shared)) in rows.zip(lines) {
+        let (row, before) = (row / in_row, row % in_row * k);
+        let cols = before + cols.start..before + cols.end;
         let kept = recipe.origin(row).and_then(|(tensor, at)| {
             let start = at * recipe.cols();
             let bytes = tensor.part(start + cols.start..start + cols.end);
@@ -107,6 +113,8 @@ pub(super) fn make(
             measure(dtype, values, group.quants, group.shared, &mut out.rounding);
         }
     }
+    out.quants = tiles::tile_groups(dtype, &shape, &out.quants, in_group);
+    out.shared = tiles::tile_groups(dtype, &shape, &out.shared, share);
     Ok(out)
 }
 

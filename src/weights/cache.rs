@@ -28,7 +28,7 @@ use super::convert::Losses;
 
 const MAGIC: [u8; 8] = *b"graphcwp";
 /// Changes whenever the bytes of a payload or the meaning of the description change.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PAGE: u64 = 4096;
 /// Longest description that is read.
 const MAX_DESCRIPTION_BYTES: u64 = 64 << 20;

@@ -4,7 +4,7 @@
 //! Always: recipes are all resolved, and every error about the checkpoint's tensors found, before the first byte is
 //! written; the same plan and checkpoint give the same payload; a value that is not finite ends the packing.
 //!
-//! Weights are cut into blocks of rows. Blocks are made in parallel, a batch at a time, while the batch before is
+//! Weights are cut into blocks of rows, in a block format of whole tiles. Blocks are made in parallel, a batch at a time, while the batch before is
 //! hashed and written, so two batches are in memory. In a block format the parts that groups share come after all
 //! integers of the weight, so those are held until the weight's last block: a seventeenth of it in int8, a fifth in
 //! int4.
@@ -23,14 +23,17 @@ use super::layout::{ALIGN, Layout};
 use super::pack::PackOptions;
 use super::recipe::ResolvedRecipe;
 use super::{WeightError, shape_text};
+use crate::dtype::tiles;
 use crate::plan;
 
-/// Elements of one block: 1 MiB of f32. A multiple of the largest block of a quantised type.
+/// Elements of one block: 1 MiB of f32. An eighth of it, which rows of tiles have of a long row, is a multiple of a
+/// tile's width and of the largest block of a quantised type.
 const BLOCK: u64 = 1 << 18;
 /// Pieces longer than this are hashed on all cores.
 const PARALLEL_HASH: usize = 128 << 10;
 
-/// A rectangle of one weight whose bytes are contiguous: whole rows, or a part of one row.
+/// A rectangle of one weight whose bytes are contiguous: whole rows, or a part of one row; in a block format the same
+/// of rows of tiles.
 struct Task {
     weight: usize,
     rows: Range<u64>,
@@ -185,13 +188,17 @@ impl<'a> Packer<'a> {
 
     /// The tasks that make one weight, in the order of its bytes.
     fn tasks(&self, weight: usize) -> Vec<Task> {
+        let info = &self.weights[weight];
         let recipe = &self.resolved[weight];
-        let (rows, cols) = (recipe.rows(), recipe.cols());
+        let ((rows, cols), line) = match info.dtype.is_block() {
+            true => (tiles::rows_of(&info.shape), tiles::ROWS),
+            false => ((recipe.rows(), recipe.cols()), 1),
+        };
         if rows == 0 || cols == 0 {
             return vec![];
         }
-        let high = (BLOCK / cols).max(1);
-        let wide = if high > 1 { cols } else { BLOCK.min(cols) };
+        let high = (BLOCK / cols / line * line).max(line);
+        let wide = cols.min(BLOCK / line);
         let pieces = |all: u64, size: u64| {
             (0..all.div_ceil(size)).map(move |piece| piece * size..all.min((piece + 1) * size))
         };
@@ -211,7 +218,8 @@ impl<'a> Packer<'a> {
         let dtype = self.weights[task.weight].dtype;
         let (rows, cols) = (task.rows.clone(), task.cols.clone());
         if dtype.is_block() {
-            let made = blocks::make(recipe, dtype, rows, cols)
+            let (_, k) = tiles::rows_of(&self.weights[task.weight].shape);
+            let made = blocks::make(recipe, dtype, k, rows, cols)
                 .map_err(|(row, col)| self.not_finite(task.weight, row, col))?;
             return Ok(Made {
                 bytes: made.quants,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graphc::dtype::DType;
+use graphc::dtype::{DType, tiles};
 use graphc::formula::encode;
 use graphc::graph::Request;
 use graphc::plan::Weight;
@@ -53,5 +53,6 @@ pub fn made_up(weight: &Weight) -> Vec<u8> {
         [_, columns] => values.map(|u| u * (3.0 / *columns as f64).sqrt()).collect(),
         _ => values.map(|u| 1.0 + u / 4.0).collect(),
     };
-    encode(weight.dtype, &scaled)
+    let by_rows = encode(weight.dtype, &scaled);
+    tiles::tiled(weight.dtype, &weight.shape, by_rows)
 }
