@@ -5,10 +5,10 @@
 // more than the f16 that x is stored in has over that range where neighbours are alike. Its product with w is exact.
 // Scales of x and w come to it once every PER elements.
 //
-// A subgroup makes DOWN neighbouring columns of all ROWS rows and walks k, ACROSS loads of 16 bytes a column at a time,
-// alone (or with SPLIT - 1 others, in turns). What it reads at a time is thus a tile of w, half of one, or two, and an
-// invocation has one column: AHEAD loads of it are under way, the first of them while x is taken apart. CHUNK elements
-// of k, whole tiles, fit into shared memory at a time. In the end the sums of a column meet in shared memory.
+// A subgroup walks k, ACROSS loads of 16 bytes of DOWN neighbouring columns at a time: a tile of w, half of one, or two.
+// It does so for COLUMNS such tiles that stand below each other, so that what is read of x serves as many columns, alone
+// or with SPLIT - 1 others, in turns. An invocation has COLUMNS * AHEAD loads under way, the first of them while x is taken
+// apart. CHUNK elements of k, whole tiles, fit into shared memory at a time. In the end the sums of a column meet there.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -28,10 +28,19 @@ const uint GROUPS = ROWS * CHUNK / 32;
 const uint TURNS = (EIGHTHS + LOCAL_X - 1) / LOCAL_X;
 const float LEVELS = 16256.0;
 
-// x as w meets it. For int8: 16 elements a vector. For int4, whose words hold even elements in low and odd ones in high
-// nibbles: the even elements of a group, and GROUPS vectors further its odd ones.
-shared uvec4 high[ROWS * CHUNK / 16];
-shared uvec4 low[ROWS * CHUNK / 16];
+const uint SUBGROUP = LOCAL_X / SUBGROUPS;
+const uint DOWN = clamp(SUBGROUP / 4, 4, 8);
+const uint ACROSS = SUBGROUP / DOWN;
+const uint TILES = (ROW_VECTORS + 3) / 4;
+// Columns of the workgroup by fours, and the sums that meet for each of them: of SPLIT subgroups, ACROSS each.
+const uint FOURS = SUBGROUPS / SPLIT * COLUMNS * DOWN / 4;
+const uint MEET = SPLIT * ACROSS;
+
+// x as w meets it, first all high parts, then all low ones; in the end sums, as bits. For int8: 16 elements a vector. For
+// int4, whose words hold even elements in low and odd ones in high nibbles: the even elements of a group, and GROUPS
+// vectors further its odd ones.
+const uint LOW = ROWS * CHUNK / 16;
+shared uvec4 tile[max(2 * LOW, ROWS * FOURS * MEET)];
 shared float x_scale[GROUPS];
 // The largest element of each eighth, as the bits of its magnitude: these are in the order of the numbers, and NaN is
 // above all.
@@ -40,14 +49,6 @@ shared uvec4 peaks[GROUPS];
 // The sum of each eighth, in levels.
 shared ivec4 totals[GROUPS];
 #endif
-const uint SUBGROUP = LOCAL_X / SUBGROUPS;
-const uint DOWN = clamp(SUBGROUP / 4, 4, 8);
-const uint ACROSS = SUBGROUP / DOWN;
-const uint TILES = (ROW_VECTORS + 3) / 4;
-// Columns of the workgroup by fours, and the sums that meet for each of them: of SPLIT subgroups, ACROSS each.
-const uint FOURS = SUBGROUPS / SPLIT * DOWN / 4;
-const uint MEET = SPLIT * ACROSS;
-shared vec4 parts[ROWS * FOURS * MEET];
 #if HAS_GAIN
 shared float square_parts[ROWS * SUBGROUPS];
 float squares[ROWS];
@@ -120,20 +121,20 @@ void take_apart(uint first) {
             totals[group][eighth % 4] = int(sum.x + sum.y + sum.z + sum.w - 8 * (floatBitsToUint(SHIFT) + BIAS));
             uvec2 even = parts_of(uvec4(a.xz, b.xz));
             uvec2 odd = parts_of(uvec4(a.yw, b.yw));
-            high[group][eighth % 4] = even.x;
-            high[GROUPS + group][eighth % 4] = odd.x;
-            low[group][eighth % 4] = even.y;
-            low[GROUPS + group][eighth % 4] = odd.y;
+            tile[group][eighth % 4] = even.x;
+            tile[GROUPS + group][eighth % 4] = odd.x;
+            tile[LOW + group][eighth % 4] = even.y;
+            tile[LOW + GROUPS + group][eighth % 4] = odd.y;
 #else
             uvec2 first_four = parts_of(a);
             uvec2 last_four = parts_of(b);
             uint vector = r * (CHUNK / 16) + eighth / 2;
             if (eighth % 2 == 0) {
-                high[vector].xy = uvec2(first_four.x, last_four.x);
-                low[vector].xy = uvec2(first_four.y, last_four.y);
+                tile[vector].xy = uvec2(first_four.x, last_four.x);
+                tile[LOW + vector].xy = uvec2(first_four.y, last_four.y);
             } else {
-                high[vector].zw = uvec2(first_four.x, last_four.x);
-                low[vector].zw = uvec2(first_four.y, last_four.y);
+                tile[vector].zw = uvec2(first_four.x, last_four.x);
+                tile[LOW + vector].zw = uvec2(first_four.y, last_four.y);
             }
 #endif
         }
@@ -150,13 +151,15 @@ void take_apart(uint first) {
 #define LOAD_PART(number) (gl_SubgroupInvocationID % 4)
 #endif
 
-// AHEAD loads and what their groups share, those past the end of the column from its last tile.
-void fetch(out uvec4 q[AHEAD], out GROUP shared_by[AHEAD], W_ROW line, uint number) {
+// AHEAD loads of each column and what their groups share, those past the end of a column from its last tile.
+void fetch(out uvec4 q[AHEAD][COLUMNS], out GROUP shared_by[AHEAD][COLUMNS], W_ROW line[COLUMNS], uint number) {
     [[unroll]] for (uint a = 0; a < AHEAD; a++) {
-        uint tile = min(LOAD_TILE(number + a * SPLIT), TILES - 1);
-        uint at = w_vector(line, tile, LOAD_PART(number + a * SPLIT));
-        q[a] = w[at];
-        shared_by[a] = GROUP(w_scale[group_index(at)]);
+        uint place = min(LOAD_TILE(number + a * SPLIT), TILES - 1);
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+            uint at = w_vector(line[j], place, LOAD_PART(number + a * SPLIT));
+            q[a][j] = w[at];
+            shared_by[a][j] = GROUP(w_scale[group_index(at)]);
+        }
     }
 }
 
@@ -168,24 +171,23 @@ int product(uvec4 a, uvec4 b, int sum) {
 }
 
 void main() {
-    uint t = gl_LocalInvocationID.x;
     uint share = gl_SubgroupID % SPLIT;
-    uint team = gl_SubgroupID / SPLIT;
-    uint down = gl_SubgroupInvocationID / ACROSS;
     uint first_row = gl_WorkGroupID.y * ROWS;
     uint first_column = gl_WorkGroupID.x * 4 * FOURS;
-    // In the end an invocation has four columns of a row.
-    bool finishes = t < ROWS * FOURS;
-    uint my_row = first_row + t % ROWS;
-    uint my_column = first_column + 4 * (t / ROWS);
-    Ahead before;
-    if (finishes) {
-        before = ahead(my_row, my_column);
+    // In the end a subgroup has four columns, an invocation of it a row of these.
+    uint my_row = first_row + min(gl_SubgroupInvocationID, ROWS - 1);
+    Ahead before = ahead(my_row, first_column + 4 * gl_SubgroupID);
+    // The first of an invocation's columns in the workgroup; the others are DOWN further each.
+    uint column = gl_SubgroupID / SPLIT * COLUMNS * DOWN + gl_SubgroupInvocationID / ACROSS;
+    W_ROW line[COLUMNS];
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+        line[j] = w_row(min(first_column + column + j * DOWN, n - 1));
     }
-    W_ROW line = w_row(min(first_column + team * DOWN + down, n - 1));
-    float acc[ROWS];
+    float acc[ROWS][COLUMNS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        acc[r] = 0.0;
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+            acc[r][j] = 0.0;
+        }
 #if HAS_GAIN
         squares[r] = 0.0;
 #endif
@@ -193,8 +195,8 @@ void main() {
     for (uint first = 0; first < ROW; first += CHUNK) {
         uint end = (min(first + CHUNK, ROW) + PER * ACROSS - 1) / (PER * ACROSS);
         uint number = first / (PER * ACROSS) + share;
-        uvec4 q[AHEAD];
-        GROUP shared_by[AHEAD];
+        uvec4 q[AHEAD][COLUMNS];
+        GROUP shared_by[AHEAD][COLUMNS];
         fetch(q, shared_by, line, number);
         if (first > 0) {
             barrier();
@@ -210,15 +212,23 @@ void main() {
 #if W_INT4
                         ivec4 eighths = totals[group];
                         float total = scale * float(eighths.x + eighths.y + eighths.z + eighths.w);
-                        uvec4 even = q[a] & 0x0f0f0f0f;
-                        uvec4 odd = q[a] >> 4 & 0x0f0f0f0f;
-                        int sum = product(odd, high[GROUPS + group], product(even, high[group], 0));
-                        sum = product(odd, low[GROUPS + group], product(even, low[group], sum << 7));
-                        acc[r] += float(sum) * (scale * shared_by[a].x) + total * shared_by[a].y;
+                        uvec4 highs[2] = uvec4[2](tile[group], tile[GROUPS + group]);
+                        uvec4 lows[2] = uvec4[2](tile[LOW + group], tile[LOW + GROUPS + group]);
+                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                            uvec4 even = q[a][j] & 0x0f0f0f0f;
+                            uvec4 odd = q[a][j] >> 4 & 0x0f0f0f0f;
+                            int sum = product(odd, highs[1], product(even, highs[0], 0));
+                            sum = product(odd, lows[1], product(even, lows[0], sum << 7));
+                            acc[r][j] += float(sum) * (scale * shared_by[a][j].x) + total * shared_by[a][j].y;
+                        }
 #else
                         uint vector = (r * CHUNK + load * PER - first) / 16;
-                        int sum = product(q[a], low[vector], product(q[a], high[vector], 0) << 7);
-                        acc[r] += float(sum) * (scale * shared_by[a]);
+                        uvec4 highs = tile[vector];
+                        uvec4 lows = tile[LOW + vector];
+                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                            int sum = product(q[a][j], lows, product(q[a][j], highs, 0) << 7);
+                            acc[r][j] += float(sum) * (scale * shared_by[a][j]);
+                        }
 #endif
                     }
                 }
@@ -231,10 +241,14 @@ void main() {
         }
     }
 
-    uint column = team * DOWN + down;
+    // Nobody reads x any more.
+    barrier();
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        uint four = (r * FOURS + column / 4) * MEET;
-        parts[four + share * ACROSS + gl_SubgroupInvocationID % ACROSS][column % 4] = acc[r];
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+            uint mine = column + j * DOWN;
+            uint at = (r * FOURS + mine / 4) * MEET + share * ACROSS + gl_SubgroupInvocationID % ACROSS;
+            tile[at][mine % 4] = floatBitsToUint(acc[r][j]);
+        }
 #if HAS_GAIN
         squares[r] = subgroupAdd(squares[r]);
         if (gl_SubgroupInvocationID == 0) {
@@ -243,18 +257,31 @@ void main() {
 #endif
     }
     barrier();
-    if (finishes) {
+    for (uint four = gl_SubgroupID; four < FOURS; four += SUBGROUPS) {
         vec4 sum = vec4(0.0);
-        [[unroll]] for (uint part = 0; part < MEET; part++) {
-            sum += parts[(t % ROWS * FOURS + t / ROWS) * MEET + part];
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            vec4 part = vec4(0.0);
+            [[unroll]] for (uint e = 0; e < (MEET + SUBGROUP - 1) / SUBGROUP; e++) {
+                uint at = e * SUBGROUP + gl_SubgroupInvocationID;
+                if (MEET % SUBGROUP == 0 || at < MEET) {
+                    part += uintBitsToFloat(tile[(r * FOURS + four) * MEET + at]);
+                }
+            }
+            part = subgroupAdd(part);
+            sum = gl_SubgroupInvocationID == r ? part : sum;
         }
+        if (gl_SubgroupInvocationID < ROWS) {
 #if HAS_GAIN
-        float square_sum = 0.0;
-        [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
-            square_sum += square_parts[t % ROWS * SUBGROUPS + subgroup];
-        }
-        sum *= rms_scale(square_sum);
+            float square_sum = 0.0;
+            [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
+                square_sum += square_parts[gl_SubgroupInvocationID * SUBGROUPS + subgroup];
+            }
+            sum *= rms_scale(square_sum);
 #endif
-        finish(my_row, my_column, sum, before);
+            if (four >= SUBGROUPS) {
+                before = ahead(my_row, first_column + 4 * four);
+            }
+            finish(my_row, first_column + 4 * four, sum, before);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Rows of a weight in a block format, int8 or int4 (see [`crate::dtype`]).
 //!
 //! In: a resolved recipe and a rectangle of it whose sides lie on tiles. Out: the integers and what their groups
-//! share, in the order of [`tiles`]. A row that is a copy of a tensor's row, whose blocks are groups of the wanted format, keeps its integers and
-//! scales; every other row is decoded to f32 and quantised here, and the error of that is measured.
+//! share, in the order of [`tiles`]. A row that is a copy of a tensor's row, whose blocks are groups of the wanted
+//! format, keeps its integers and scales; every other row is decoded to f32 and quantised here, and the error of that
+//! is measured.
 
 use std::ops::Range;
 

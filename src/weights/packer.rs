@@ -4,10 +4,10 @@
 //! Always: recipes are all resolved, and every error about the checkpoint's tensors found, before the first byte is
 //! written; the same plan and checkpoint give the same payload; a value that is not finite ends the packing.
 //!
-//! Weights are cut into blocks of rows, in a block format of whole tiles. Blocks are made in parallel, a batch at a time, while the batch before is
-//! hashed and written, so two batches are in memory. In a block format the parts that groups share come after all
-//! integers of the weight, so those are held until the weight's last block: a seventeenth of it in int8, a fifth in
-//! int4.
+//! Weights are cut into blocks of rows, in a block format of whole tiles. Blocks are made in parallel, a batch at a
+//! time, while the batch before is hashed and written, so two batches are in memory. In a block format the parts that
+//! groups share come after all integers of the weight, so those are held until the weight's last block: a seventeenth
+//! of it in int8, a fifth in int4.
 
 use std::io::{self, Seek, Write};
 use std::ops::Range;
