@@ -250,7 +250,11 @@ fn features(
     let arithmetic = vk::SubgroupFeatureFlags::BASIC | vk::SubgroupFeatureFlags::ARITHMETIC;
     let can_use_matrices =
         enable.cooperative_matrix && enable.memory_model && enable.storage_16 && enable.float16;
-    let widths = if can_use_matrices { matrix_f16() } else { vec![] };
+    let widths = if can_use_matrices {
+        matrix_f16()
+    } else {
+        vec![]
+    };
     let coopmat = widths.contains(&16);
     let lanes_of_32 = can_be_32 && operations.contains(vk::SubgroupFeatureFlags::SHUFFLE);
     [
