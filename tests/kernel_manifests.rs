@@ -53,6 +53,7 @@ fn mistakes_have_codes() {
         ("\"times\": Int", "\"n\": Int", "G0403"),
         ("[Variant(", "[Variant(needs: [\"storage_f16\"], ", "G0404"),
         ("in_place: \"x\"", "in_place: \"z\"", "G0405"),
+        ("in_place: \"x\"", "tiles: true", "G0405"),
         ("push:", "touched: { \"z\": \"n\" }, push:", "G0405"),
         ("[\"f32\"]", "[\"f33\"]", "G0405"),
         ("\"copy.comp\"", "\"../copy.comp\"", "G0405"),

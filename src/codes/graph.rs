@@ -116,7 +116,8 @@ the pass needs the same `when`.";
     DTYPE "G0204" "element types do not match":
         "A port takes a fixed element type or a type variable. All ports of one type variable have the same \
 type. `--dtype` sets the aliases `act` and `weight`; biases, norm weights and embeddings that leave the graph are \
-`f32`.";
+`f32`. Weights in `int8` and `int4` are packed in tiles, which ports for weights read; other values in `int8`, such as \
+caches, have their rows one after another, and go to ports that read those.";
     /// An option that does not exist or does not fit.
     OPTION "G0205" "an option does not fit":
         "The kernel has no such option, or its value is of the wrong kind or out of range. A bare word in `set` \

@@ -12,7 +12,7 @@ use crate::codes::graph as codes;
 use crate::diag::{Code, Diagnostic, Diagnostics, nearest};
 use crate::dtype::DType;
 use crate::ids::{IdVec, ValueId};
-use crate::kernel::{Binding, Given, Library, Manifest, bind, shape_text};
+use crate::kernel::{Binding, Given, Library, Manifest, Port, bind, shape_text};
 use crate::text::ast::Name;
 
 /// Element type and shape.
@@ -99,6 +99,7 @@ impl<'a> Typer<'a> {
                 // The value's own pass has been reported.
                 return Ok(());
             };
+            self.stored_as_read(pass, &manifest.ports[index], name, *value)?;
             given[index] = Given::Read(dtype, shape);
             values[index] = Some(*value);
         }
@@ -145,6 +146,49 @@ impl<'a> Typer<'a> {
             fused: vec![],
         });
         Ok(())
+    }
+
+    /// Refuses a block format where the shader looks for its elements in another order than the value has: weights
+    /// stand in tiles, all else row after row.
+    fn stored_as_read(
+        &self,
+        pass: &FlatPass,
+        port: &Port,
+        name: &Name,
+        value: ValueId,
+    ) -> Result<(), Box<Diagnostic>> {
+        let root = &self.flat.values[self.flat.root(value)];
+        let weight = matches!(root.kind, FlatKind::Weight(..));
+        let Some((dtype, shape)) = self.type_of(value) else {
+            return Ok(());
+        };
+        if !dtype.is_block() || port.tiles == weight {
+            return Ok(());
+        }
+        let (kind, wants, help) = match port.tiles {
+            true => (
+                "",
+                "wants tiles, which weights alone are packed in",
+                "bind a weight, or a value in f16 or f32",
+            ),
+            false => (
+                "weight ",
+                "wants rows one after another, and weights are packed in tiles",
+                "bind state; a port for weights in block formats says `tiles: true` (shaders/README.md)",
+            ),
+        };
+        let message = format!(
+            "`{}` reads {kind}`{}` {dtype} {} but port `{}` of kernel `{}` {wants}",
+            pass.path,
+            root.name,
+            shape_text(&shape),
+            name.value,
+            pass.kernel.value,
+        );
+        Err(Diagnostic::error(codes::DTYPE, message)
+            .at(name.span, "")
+            .help(help)
+            .into())
     }
 
     /// What a written port gives the kernel: a new value, or state whose type is known.

@@ -156,6 +156,9 @@ pub struct Port {
     /// A written port whose own bytes the shader reads back after writing them (a norm over a finished row): the
     /// shader may then declare it without `writeonly`. Nothing is read before it was written.
     pub rereads: bool,
+    /// A read port whose shader looks for block formats in the tiles that weights are packed in ([`crate::dtype::tiles`]);
+    /// without it, row after row. It takes weights alone in these formats, and other ports take none.
+    pub tiles: bool,
     /// Not bound by passes: the compiler gives the pass its own range.
     pub scratch: bool,
     /// Of a scratch port: whether its range is zero before the first submit and left zero by the kernel. If not, it

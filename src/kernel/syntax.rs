@@ -77,6 +77,8 @@ pub(super) struct RawPortDecl {
     pub in_place: Option<Name>,
     #[serde(default)]
     pub rereads: bool,
+    #[serde(default)]
+    pub tiles: bool,
     #[serde(default = "yes")]
     pub zero: bool,
 }

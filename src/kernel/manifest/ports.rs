@@ -91,6 +91,12 @@ impl Reader {
             {
                 self.inconsistent(name, format!("port `{}`: `rereads` is for ports that are written, `optional` is not for scratch", name.value));
             }
+            if decl.tiles && (access != Access::Read || scratch) {
+                self.inconsistent(
+                    name,
+                    format!("port `{}`: `tiles` is for ports that are read", name.value),
+                );
+            }
             let shape = decl
                 .shape
                 .iter()
@@ -105,6 +111,7 @@ impl Reader {
                 optional: decl.optional,
                 in_place: decl.in_place.as_ref().map(|text| text.value.clone()),
                 rereads: decl.rereads || !decl.zero,
+                tiles: decl.tiles,
                 scratch,
                 zero: decl.zero,
             });
