@@ -16,6 +16,7 @@ layout(constant_id = 0) const uint WIDTH = 128;
 layout(constant_id = 1) const uint SHARE = 128;
 layout(local_size_x = LOCAL_X) in;
 #include "include/cached.glsl"
+
 void put(uint at, vec4 v) {
     [[unroll]] for (uint c = 0; c < 4; c++) {
         y[at + c] = A(v[c]);

@@ -29,9 +29,6 @@ void put(uint at, vec4 v) {
 #include "include/join.glsl"
 #include "include/fragments.glsl"
 
-#define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
-#define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
-#define SUM_FRAGMENT coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
 // Eight columns.
 #define RIGHT_HALF coopmat<float16_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseB>
 #define SUM_HALF coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator>

@@ -24,8 +24,6 @@ layout(local_size_x = LOCAL_X) in;
 #include "include/linear_io.glsl"
 #include "include/lanes.glsl"
 
-#define SUMS coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
-
 // With RoPE or an error function what follows on the sums is a long program.
 #define LONG_EPILOGUE (HAS_POSITIONS || ACT == ACT_GELU || ACT == ACT_GEGLU)
 
@@ -102,10 +100,10 @@ void main() {
     [[unroll]] for (uint j = 0; j < 2 * COLUMNS; j++) {
         line[j] = w_row(min(first_column + j / 2 * 16 + j % 2 * 2 + lane_column(g), n - 1));
     }
-    SUMS acc[ROWS][COLUMNS];
+    SUM_FRAGMENT acc[ROWS][COLUMNS];
     [[unroll]] for (uint i = 0; i < ROWS; i++) {
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-            acc[i][j] = SUMS(0.0);
+            acc[i][j] = SUM_FRAGMENT(0.0);
         }
     }
     const uint windows = (k / 8 + WINDOW_8 - 1) / WINDOW_8;
@@ -146,7 +144,7 @@ void main() {
         BRING_W(window + 1)
         [[unroll]] for (uint a = 0; a < LOADS; a++) {
             [[unroll]] for (uint f = 0; f < LOAD_FRAGMENTS; f++) {
-                coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> rows[ROWS];
+                LEFT_FRAGMENT rows[ROWS];
                 [[unroll]] for (uint i = 0; i < ROWS; i++) {
 #if X_DIRECT
                     uvec4 pairs = uvec4(x_pairs(this_x[a][2 * i][f / 2], f % 2),
@@ -158,7 +156,7 @@ void main() {
                     FILL(rows[i], pairs)
                 }
                 [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                    coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> columns;
+                    RIGHT_FRAGMENT columns;
                     uvec4 pairs = uvec4(w_pairs(this_w[a][2 * j], f, this_shared[a][2 * j]),
                                         w_pairs(this_w[a][2 * j + 1], f, this_shared[a][2 * j + 1]));
                     FILL(columns, pairs)

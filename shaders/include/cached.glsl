@@ -65,6 +65,7 @@ uvec2 seen(uint position) {
 // The exponent of 2 that a product of query and key stands for.
 float bend(float product) {
     float score = product * scale;
+// A variant that defines SOFTCAP has this in its program only where it is wanted.
 #if !defined(SOFTCAP) || SOFTCAP
     if (softcap > 0.0) {
         score = softcap * tanh(score / softcap);

@@ -19,9 +19,7 @@ const uint TILE_Q = 16 * SUBGROUPS;
 const uint D8 = D / 8;
 const float ROOM = 8.0;
 
-#define SUM_FRAGMENT coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
-#define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
-#define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
+#include "fragments.glsl"
 
 #if FROM_REGISTERS
 #include "flash_lanes.glsl"

@@ -3,7 +3,6 @@
 // An invocation has parts of two rows of scores and of the output. Scores become the left operand of the second product
 // where they are, since sums and left operands lie alike; the maximum and the sum of a row meet by shuffles among four
 // invocations. What it has of the output are eight neighbours of each 32.
-#include "fragments.glsl"
 
 const uint TILE_K = KEYS;
 // Vectors from key to key: two keys of four vectors each meet different banks.

@@ -2,6 +2,10 @@
 // `coopmat_lanes`): invocation 4 g + c of a subgroup has of rows g and g + 8 of A, and of columns g and g + 8 of B, two
 // pairs each, at k = 2 c and 2 c + 8; and of the sums rows g and g + 8 at those columns.
 
+#define SUM_FRAGMENT coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
+#define LEFT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
+#define RIGHT_FRAGMENT coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
+
 // A fragment from its pairs, first row (A) or column (B) g, then g + 8.
 #define FILL(fragment, pairs) { \
     [[unroll]] for (uint p = 0; p < 4; p++) { \

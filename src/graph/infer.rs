@@ -95,12 +95,12 @@ impl<'a> Typer<'a> {
         let mut values = vec![None; manifest.ports.len()];
         for (name, value) in &pass.reads {
             let index = port(manifest, name, false)?;
-            let Some((dtype, shape)) = self.type_of(*value) else {
+            let Some(typed) = self.type_of(*value) else {
                 // The value's own pass has been reported.
                 return Ok(());
             };
-            self.stored_as_read(pass, &manifest.ports[index], name, *value)?;
-            given[index] = Given::Read(dtype, shape);
+            self.stored_as_read(pass, &manifest.ports[index], name, *value, &typed)?;
+            given[index] = Given::Read(typed.0, typed.1);
             values[index] = Some(*value);
         }
         for (name, value) in &pass.writes {
@@ -156,12 +156,10 @@ impl<'a> Typer<'a> {
         port: &Port,
         name: &Name,
         value: ValueId,
+        (dtype, shape): &Type,
     ) -> Result<(), Box<Diagnostic>> {
         let root = &self.flat.values[self.flat.root(value)];
         let weight = matches!(root.kind, FlatKind::Weight(..));
-        let Some((dtype, shape)) = self.type_of(value) else {
-            return Ok(());
-        };
         if !dtype.is_block() || port.tiles == weight {
             return Ok(());
         }
@@ -181,7 +179,7 @@ impl<'a> Typer<'a> {
             "`{}` reads {kind}`{}` {dtype} {} but port `{}` of kernel `{}` {wants}",
             pass.path,
             root.name,
-            shape_text(&shape),
+            shape_text(shape),
             name.value,
             pass.kernel.value,
         );
