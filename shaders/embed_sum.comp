@@ -81,16 +81,16 @@ void main() {
 #endif
         return;
     }
-    // The row stays in registers between the sums.
+    // The row stays in registers between the sums. Past its end the last element is read again: without a branch all of
+    // them are on their way at once.
     float items[ITEMS];
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
-        uint j = i * WIDTH + gl_LocalInvocationID.x;
-        items[i] = j < d ? embedding(row, j) : 0.0;
+        items[i] = embedding(row, min(i * WIDTH + gl_LocalInvocationID.x, d - 1));
     }
 #if HAS_NORM_WEIGHT
     float total = 0.0;
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
-        total += items[i];
+        total += i * WIDTH + gl_LocalInvocationID.x < d ? items[i] : 0.0;
     }
     float mean = workgroup_sum(total) / float(d);
     float squares = 0.0;

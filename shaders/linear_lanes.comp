@@ -52,16 +52,32 @@ uvec4 load_x8(uint row, uint k8) {
 
 // What an invocation brings of window `number`. Text, not functions: what is on its way must be in registers of `main`.
 // Past the end of a column come its last loads again: there x is zero.
+#if WHOLE
+// Nothing is past an end, and the columns of an invocation stand at fixed distances.
+#define W_AT(j, four) (first_vector + (j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four))
+#define SHARED_AT(j, four) (first_group + ((j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four)) / (32 / PER))
+#else
+#define W_AT(j, four) w_vector(line[j], min(four, (k / PER + 3) / 4 - 1), c)
+#define SHARED_AT(j, four) shared_at(W_AT(j, four))
+#endif
 #define BRING_W(number) \
     [[unroll]] for (uint a = 0; a < LOADS; a++) { \
-        uint four = min(((number) * SHARES + share) * LOADS + a, (k / PER + 3) / 4 - 1); \
+        uint four = ((number) * SHARES + share) * LOADS + a; \
         [[unroll]] for (uint j = 0; j < 2 * COLUMNS; j++) { \
-            uint at = w_vector(line[j], four, c); \
-            next_w[a][j] = w[at]; \
-            next_shared[a][j] = load_shared(at); \
+            next_w[a][j] = w[W_AT(j, four)]; \
+            next_shared[a][j] = load_shared(SHARED_AT(j, four)); \
         } \
     }
-#if X_DIRECT
+#if X_DIRECT && WHOLE
+#define BRING_X(number) \
+    [[unroll]] for (uint a = 0; a < LOADS; a++) { \
+        [[unroll]] for (uint i = 0; i < 2 * ROWS; i++) { \
+            [[unroll]] for (uint v = 0; v < PER / 8; v++) { \
+                next_x[a][i][v] = x[x_line[i] + (((number) * SHARES + share) * LOADS + a) * (PER / 2) + v]; \
+            } \
+        } \
+    }
+#elif X_DIRECT
 #define BRING_X(number) \
     [[unroll]] for (uint a = 0; a < LOADS; a++) { \
         uint load = (((number) * SHARES + share) * LOADS + a) * 4 + c; \
@@ -107,6 +123,17 @@ void main() {
         }
     }
     const uint windows = (k / 8 + WINDOW_8 - 1) / WINDOW_8;
+#if WHOLE
+    // The first of the vectors that this invocation reads of its columns' first tiles; where its rows of x begin.
+    uint first_vector = line[0].start + c;
+    uint first_group = shared_at(first_vector);
+#if X_DIRECT
+    uint x_line[2 * ROWS];
+    [[unroll]] for (uint i = 0; i < 2 * ROWS; i++) {
+        x_line[i] = min(first_row + 8 * i + g, m - 1) * (k / 8) + c * (PER / 8);
+    }
+#endif
+#endif
     uvec4 next_w[LOADS][2 * COLUMNS];
     f16vec2 next_shared[LOADS][2 * COLUMNS];
 #if X_DIRECT
@@ -140,8 +167,20 @@ void main() {
         uvec4 this_w[LOADS][2 * COLUMNS] = next_w;
         f16vec2 this_shared[LOADS][2 * COLUMNS] = next_shared;
         // Past the last window these are numbers that nobody uses.
-        BRING_X(window + 1)
-        BRING_W(window + 1)
+#if WHOLE
+        uint coming = min(window + 1, windows - 1);
+#else
+        uint coming = window + 1;
+#endif
+        BRING_X(coming)
+        BRING_W(coming)
+#if ONE_SET
+        // Never taken, which a compiler cannot know. NVIDIA's then loads into the registers that were read last instead of
+        // others whose contents move there: 77 registers instead of 100, and no moves, but nothing is on its way meanwhile.
+        if (n == 0) {
+            barrier();
+        }
+#endif
         [[unroll]] for (uint a = 0; a < LOADS; a++) {
             [[unroll]] for (uint f = 0; f < LOAD_FRAGMENTS; f++) {
                 LEFT_FRAGMENT rows[ROWS];

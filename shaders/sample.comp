@@ -1,9 +1,9 @@
 // Arg-max over a row of logits by many workgroups; the last to arrive picks the token and moves the sequence on.
 //
-// Each workgroup scans its share of the row for the best score and the largest logit. Rows with top-k or top-p need
-// more: the last workgroup collects the logits that can still count into a list in shared memory, sorts it and cuts
-// it. A list that overflows (a flat distribution, a large top_k) is replaced by the whole row and cut by bisection
-// over the bits of the logits.
+// Each workgroup scans TEAMS shares of the row, a team of invocations each, for the best score and the largest logit. Rows
+// with top-k or top-p need more: the last workgroup collects the logits that can still count into a list in shared memory,
+// sorts it and cuts it. A list that overflows (a flat distribution, a large top_k) is replaced by the whole row and cut by
+// bisection over the bits of the logits.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "include/storage.glsl"
@@ -11,6 +11,7 @@
 
 layout(constant_id = 0) const uint WIDTH = 64;
 layout(constant_id = 1) const uint LIST = 64;
+layout(constant_id = 2) const uint TEAMS = 1;
 layout(local_size_x_id = 0) in;
 
 layout(binding = BIND_LOGITS) readonly buffer In0 { float logits[]; };
@@ -46,7 +47,15 @@ shared uint list_count;
 shared uint shares[MOST_GROUPS];
 shared uint share_count;
 shared uint any_bad;
+// What ends a sequence: in shared memory, so that the last workgroup has not to wait for it.
+shared uint stop_tokens[8];
+shared bool at_limit;
 shared float shared_cut;
+
+// Tokens of the submit so far that an invocation passes on.
+const uint KEPT = (OPT_STEPS + WIDTH - 1) / WIDTH;
+// Invocations that scan a share.
+const uint TEAM = WIDTH / TEAMS;
 
 #define t gl_LocalInvocationID.x
 #define row gl_WorkGroupID.y
@@ -55,39 +64,40 @@ bool better(float a, uint a_index, float b, uint b_index) {
     return a > b || a == b && a_index < b_index;
 }
 
-// The best pair over the workgroup.
-void reduce_best(inout float value, inout uint index) {
+// The best pair over each team of `size` neighbours of the workgroup.
+void reduce_best(uint size, inout float value, inout uint index) {
     barrier();
     best_values[t] = value;
     best_indices[t] = index;
     barrier();
-    for (uint live = WIDTH; live > 1;) {
+    for (uint live = size; live > 1;) {
         uint half_up = (live + 1) / 2;
-        if (t + half_up < live && better(best_values[t + half_up], best_indices[t + half_up], best_values[t], best_indices[t])) {
-            best_values[t] = best_values[t + half_up];
-            best_indices[t] = best_indices[t + half_up];
+        uint other = t + half_up;
+        if (t % size + half_up < live && other < WIDTH && better(best_values[other], best_indices[other], best_values[t], best_indices[t])) {
+            best_values[t] = best_values[other];
+            best_indices[t] = best_indices[other];
         }
         barrier();
         live = half_up;
     }
-    value = best_values[0];
-    index = best_indices[0];
+    value = best_values[t - t % size];
+    index = best_indices[t - t % size];
 }
 
-// Sum over the workgroup, in an order that is always the same.
-float reduce_sum(float value) {
+// Sum over each of them, in an order that is always the same.
+float reduce_sum(uint size, float value) {
     barrier();
     best_values[t] = value;
     barrier();
-    for (uint live = WIDTH; live > 1;) {
+    for (uint live = size; live > 1;) {
         uint half_up = (live + 1) / 2;
-        if (t + half_up < live) {
+        if (t % size + half_up < live && t + half_up < WIDTH) {
             best_values[t] += best_values[t + half_up];
         }
         barrier();
         live = half_up;
     }
-    return best_values[0];
+    return best_values[t - t % size];
 }
 
 // Bits that are ordered as the floats are; both zeros are one.
@@ -115,24 +125,25 @@ float noise(Row r, uint index) {
     return gumbel(random(r.seed.x, r.seed.y, index));
 }
 
-// Walks this invocation's logits of `first .. last`, AHEAD loads at a time: `body` sees `j` and `logit`.
+// Walks this invocation's logits of `first .. last`, AHEAD loads at a time, where a team of `size` shares them: `body` sees
+// `j` and `logit`.
 const uint AHEAD = 8;
-#define EACH(first, last, body) \
-    for (uint j0 = (first) + t; j0 < (last); j0 += AHEAD * WIDTH) { \
+#define EACH(size, first, last, body) \
+    for (uint j0 = (first) + t % (size); j0 < (last); j0 += AHEAD * (size)) { \
         float ahead[AHEAD]; \
         [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
-            ahead[u] = logits[row * vocab + min(j0 + u * WIDTH, (last) - 1)]; \
+            ahead[u] = logits[row * vocab + min(j0 + u * (size), (last) - 1)]; \
         } \
         [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
-            uint j = j0 + u * WIDTH; \
+            uint j = j0 + u * (size); \
             float logit = ahead[u]; \
             if (j < (last)) body \
         } \
     }
 
-// The best score over the indices `first .. last` of the row.
+// The best score over the indices `first .. last` of the row that a team scans.
 void scan(Row r, uint first, uint last, inout float value, inout uint index) {
-    EACH(first, last, {
+    EACH(TEAM, first, last, {
         float score = (logit - r.peak) / r.temperature + noise(r, j);
         if (better(score, j, value, index)) {
             value = score;
@@ -205,7 +216,7 @@ void pick_from_list(Row r, uint count, float mass, inout float value, inout uint
         for (uint i = t; i < count; i += WIDTH) {
             part += list_value[i] >= last ? exp((list_value[i] - r.peak) / r.temperature) : 0.0;
         }
-        mass = reduce_sum(part);
+        mass = reduce_sum(WIDTH, part);
         while (count > 0 && list_value[count - 1] < last) {
             count--;
         }
@@ -224,7 +235,7 @@ void pick_from_list(Row r, uint count, float mass, inout float value, inout uint
             index = list_index[i];
         }
     }
-    reduce_best(value, index);
+    reduce_best(WIDTH, value, index);
 }
 
 // The lowest cut of the keys `low .. high` above which less than `wanted` lies; what lies above `high` is less. Weights
@@ -237,7 +248,7 @@ float lowest_cut(Row r, uint low, uint high, float least, bool weigh, float want
         [[unroll]] for (uint c = 0; c < CUTS; c++) {
             above[c] = 0.0;
         }
-        EACH(0, vocab, {
+        EACH(WIDTH, 0, vocab, {
             uint key = to_key(logit);
             float weight = weigh ? exp((logit - r.peak) / r.temperature) : 1.0;
             weight = logit >= least ? weight : 0.0;
@@ -251,7 +262,7 @@ float lowest_cut(Row r, uint low, uint high, float least, bool weigh, float want
         uint next_high = high;
         [[unroll]] for (uint c = CUTS; c > 0; c--) {
             uint cut = low + min((c - 1) * step, high - low);
-            if (reduce_sum(above[c - 1]) < wanted) {
+            if (reduce_sum(WIDTH, above[c - 1]) < wanted) {
                 next_high = min(next_high, cut);
             } else {
                 next_low = max(next_low, cut + 1);
@@ -270,20 +281,20 @@ void pick_from_row(Row r, float mass, inout float value, inout uint index) {
     if (r.cuts_k) {
         keep = lowest_cut(r, to_key(LOWEST), top, LOWEST, false, r.top_k);
         float part = 0.0;
-        EACH(0, vocab, { part += logit >= keep ? exp((logit - r.peak) / r.temperature) : 0.0; })
-        mass = reduce_sum(part);
+        EACH(WIDTH, 0, vocab, { part += logit >= keep ? exp((logit - r.peak) / r.temperature) : 0.0; })
+        mass = reduce_sum(WIDTH, part);
     }
     if (r.cuts_p) {
         keep = lowest_cut(r, to_key(keep), top, keep, true, r.top_p * mass);
     }
-    EACH(0, vocab, {
+    EACH(WIDTH, 0, vocab, {
         float score = logit >= keep ? (logit - r.peak) / r.temperature + noise(r, j) : LOWEST;
         if (better(score, j, value, index)) {
             value = score;
             index = j;
         }
     })
-    reduce_best(value, index);
+    reduce_best(WIDTH, value, index);
 }
 
 // The best token of a row that top_k or top_p cuts.
@@ -305,7 +316,7 @@ uint pick_cut(Row r, uint share) {
             shares[atomicAdd(share_count, 1)] = g;
         }
     }
-    float mass = reduce_sum(part);
+    float mass = reduce_sum(WIDTH, part);
     // Only of shares whose largest logit counts.
     uint most = share_count * share;
     for (uint e0 = t; e0 < most; e0 += AHEAD * WIDTH) {
@@ -336,19 +347,19 @@ uint pick_cut(Row r, uint share) {
     return index;
 }
 
-// Moves the sequence on by `token`.
-void advance(uint token, bool dead, bool bad) {
-    uint slot = slots[row];
-    uvec4 before = progress[slot];
+// Moves the sequence on by `token`; `before` is how far it was, `kept` what the ring held for this invocation's tokens.
+void advance(uint slot, uvec4 before, uint kept[KEPT], uint token, bool dead, bool bad) {
     uint step = before.w;
-    for (uint j = t; j < OPT_STEPS; j += WIDTH) {
-        tokens[row * OPT_STEPS + j] = j < step ? ring[slot * 64 + j] : j == step ? token : NONE;
+    [[unroll]] for (uint i = 0; i < KEPT; i++) {
+        uint j = i * WIDTH + t;
+        if (j < OPT_STEPS) {
+            tokens[row * OPT_STEPS + j] = j < step ? kept[i] : j == step ? token : NONE;
+        }
     }
-    barrier();
     if (t == 0) {
-        bool done = dead || bad || positions[row] + 1 >= flow[row].y;
+        bool done = dead || bad || at_limit;
         for (uint i = 0; i < 8; i++) {
-            done = done || stops[i] == token;
+            done = done || stop_tokens[i] == token;
         }
         progress[slot] = uvec4(token, dead ? before.y : positions[row] + 1, uint(done), (step + 1) % OPT_STEPS);
         ring[slot * 64 + step] = token;
@@ -366,15 +377,26 @@ void main() {
     r.seed = uvec2(seeds[row].x, seeds[row].y ^ positions[row]);
 
     uint share = (vocab + groups - 1) / groups;
-    uint first = min(gl_WorkGroupID.x * share, vocab);
+    uint slot = slots[row];
+    uvec4 before = progress[slot];
+    uint kept[KEPT];
+    [[unroll]] for (uint i = 0; i < KEPT; i++) {
+        kept[i] = ring[slot * 64 + min(i * WIDTH + t, 63)];
+    }
+    if (t < 8) {
+        stop_tokens[t] = stops[t];
+    }
+    if (t == 0) {
+        any_bad = 0;
+        at_limit = positions[row] + 1 >= flow[row].y;
+    }
+    barrier();
+    uint group = gl_WorkGroupID.x * TEAMS + t / TEAM;
+    uint first = min(group * share, vocab);
     uint last = dead ? first : min(first + share, vocab);
     float peak = LOWEST;
     uint at = NONE;
-    if (t == 0) {
-        any_bad = 0;
-    }
-    barrier();
-    EACH(first, last, {
+    EACH(TEAM, first, last, {
         // By bits, as compilers may assume that there are no NaNs.
         uint bits = floatBitsToUint(logit);
         if ((bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u) {
@@ -385,7 +407,7 @@ void main() {
             at = j;
         }
     })
-    reduce_best(peak, at);
+    reduce_best(TEAM, peak, at);
     float value = peak;
     uint index = at;
     r.peak = peak;
@@ -393,51 +415,53 @@ void main() {
         value = LOWEST;
         index = NONE;
         scan(r, first, last, value, index);
-        reduce_best(value, index);
+        reduce_best(TEAM, value, index);
     } else if (r.cuts_p && !r.cuts_k) {
         float part = 0.0;
-        EACH(first, last, { part += exp((logit - peak) / r.temperature); })
-        value = reduce_sum(part);
+        EACH(TEAM, first, last, { part += exp((logit - peak) / r.temperature); })
+        value = reduce_sum(TEAM, part);
     }
-    if (t == 0) {
-        partial[row * groups + gl_WorkGroupID.x] = uvec4(floatBitsToUint(value), index, floatBitsToUint(peak), any_bad);
+    if (t % TEAM == 0 && t / TEAM < TEAMS && group < groups) {
+        partial[row * groups + group] = uvec4(floatBitsToUint(value), index, floatBitsToUint(peak), any_bad);
     }
-    if (!last_to_arrive(row, groups)) {
+    if (!last_to_arrive(row, gl_NumWorkGroups.x)) {
         return;
     }
 
-    // Scores of the shares are relative to their own peaks.
     r.peak = LOWEST;
-    uint unused = NONE;
+    at = NONE;
     for (uint g = t; g < groups; g += WIDTH) {
         uvec4 part = partial[row * groups + g];
-        r.peak = max(r.peak, uintBitsToFloat(part.z));
+        if (better(uintBitsToFloat(part.z), part.y, r.peak, at)) {
+            r.peak = uintBitsToFloat(part.z);
+            at = part.y;
+        }
         if (part.w != 0) {
             any_bad = 1;
         }
     }
-    reduce_best(r.peak, unused);
+    reduce_best(WIDTH, r.peak, at);
     bool bad = any_bad != 0 || r.peak == LOWEST;
     uint token = dead ? NONE : INVALID;
     if (!dead && !bad) {
         if (r.cuts_k || r.cuts_p) {
             token = pick_cut(r, share);
-        } else {
+        } else if (r.temperature > 0.0) {
+            // Scores of the shares are relative to their own peaks.
             value = LOWEST;
             token = NONE;
             for (uint g = t; g < groups; g += WIDTH) {
                 uvec4 part = partial[row * groups + g];
-                float score = uintBitsToFloat(part.x);
-                if (r.temperature > 0.0) {
-                    score += (uintBitsToFloat(part.z) - r.peak) / r.temperature;
-                }
+                float score = uintBitsToFloat(part.x) + (uintBitsToFloat(part.z) - r.peak) / r.temperature;
                 if (better(score, part.y, value, token)) {
                     value = score;
                     token = part.y;
                 }
             }
-            reduce_best(value, token);
+            reduce_best(WIDTH, value, token);
+        } else {
+            token = at;
         }
     }
-    advance(token, dead, bad && !dead);
+    advance(slot, before, kept, token, dead, bad && !dead);
 }

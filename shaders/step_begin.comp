@@ -29,11 +29,14 @@ void main() {
     }
     barrier();
     for (uint i = t; i < b; i += LOCAL_X) {
+        uvec2 limits = flow[i];
+        uint first_position = positions[i];
+        uint first_id = ids[i];
         uvec4 before = progress[slots[i]];
-        bool fresh = before.w == 0 && flow[i].x == 1;
-        uint position = fresh ? positions[i] : before.y;
-        bool dead = !fresh && before.z == 1 || position >= flow[i].y;
-        next_ids[i] = dead ? 0 : fresh ? ids[i] : before.x;
+        bool fresh = before.w == 0 && limits.x == 1;
+        uint position = fresh ? first_position : before.y;
+        bool dead = !fresh && before.z == 1 || position >= limits.y;
+        next_ids[i] = dead ? 0 : fresh ? first_id : before.x;
         next_positions[i] = dead ? NONE : position;
         if (!dead) {
             any = 1;

@@ -403,6 +403,21 @@ fn linear_block_formats_and_gain() {
     run("linear", &long, &LONG_SUMS);
 }
 
+/// Sizes that leave nothing over, for tiles, shares of k and columns of a workgroup: kernels read them without looking for
+/// an end. The last ones are for shapes that only large devices choose.
+#[test]
+fn linear_block_formats_without_edges() {
+    let mut sizes = vec![(1, 1024, 96), (3, 1024, 64), (16, 1024, 32)];
+    if gpu::profile().features.contains(&Feature::CoopmatLanes) {
+        sizes.extend([(1, 2048, 5408), (3, 1024, 4272), (5, 128, 8224)]);
+    }
+    let cases: Vec<Case> = sizes
+        .into_iter()
+        .map(|(m, k, n)| Case::new(&[("m", m), ("k", k), ("n", n)]).bind(&["residual"]))
+        .collect();
+    run("linear", &cases, &LONG_SUMS);
+}
+
 #[test]
 fn linear_epilogues_of_decoders() {
     let mut cases = Vec::new();

@@ -306,7 +306,7 @@ fn sample() {
         .skip(random.below(4) as usize)
         .step_by(4)
         .collect();
-    let tables = [(rows.clone(), 1, 1), (rows, 70, 3), (few, 1500, 3)];
+    let tables = [(rows.clone(), 1, 1), (rows, 70, 3), (few, 2100, 3)];
     let passes = tables
         .clone()
         .map(|(rows, vocab, steps)| sampling_pass(&mut random, &rows, vocab, steps));

@@ -19,7 +19,7 @@ uint low_halves(uint a, uint b) {
 }
 
 uint high_halves(uint a, uint b) {
-    return a >> 16 | b & 0xffff0000;
+    return packFloat2x16(f16vec2(unpackFloat2x16(a).y, unpackFloat2x16(b).y));
 }
 
 // Where columns are dealt out so that an invocation ends up with sums of four neighbours, 4 c to 4 c + 3: the first of the

@@ -40,7 +40,7 @@ GROUP group_at(uint index) {
     return vec2(w_scale[index]) * vec2(UNIT, 1.0);
 }
 uint group_index(uint vector) {
-    return int4_group(n * k, PER * vector);
+    return int4_group(n * k, 0) + vector / (32 / PER);
 }
 #elif W_INT8
 #define GROUP float
@@ -48,7 +48,7 @@ GROUP group_at(uint index) {
     return float(w_scale[index]) * UNIT;
 }
 uint group_index(uint vector) {
-    return int8_group(n * k, PER * vector);
+    return int8_group(n * k, 0) + vector / (32 / PER);
 }
 #else
 // Nothing.

@@ -43,17 +43,23 @@ uvec2 x_pairs(uvec4 eight, uint second) {
 #endif
 }
 
-// The pairs of the fragment `f` of a load of w. Integers become f16 by bits: 0x6400 is 1024, whose last bits count ones.
+// The bits of 1024 twice, whose last bits count ones, in a register: `n` has no last bit of 32, which a compiler cannot know.
+// A constant would take an instruction of its own beside a mask.
+uint bits_of_1024() {
+    return 0x64006400 | n >> 31;
+}
+
+// The pairs of the fragment `f` of a load of w. Integers become f16 by the bits of 1024.
 uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
 #if W_INT8
     uint word = load[f];
     // Two's complement with the sign turned over counts from -128.
-    uvec2 bits = uvec2(word, word >> 8) & 0x00ff00ff ^ 0x64806480;
+    uvec2 bits = uvec2(word, word >> 8) & 0x00ff00ff ^ (bits_of_1024() | 0x00800080);
     return uvec2(packFloat2x16((unpackFloat2x16(bits.x) - f16vec2(1152.0)) * shared_by),
                  packFloat2x16((unpackFloat2x16(bits.y) - f16vec2(1152.0)) * shared_by));
 #elif W_INT4
     uint word = load[f / 2] >> 8 * (f % 2);
-    uvec2 bits = uvec2(word, word >> 4) & 0x000f000f | 0x64006400;
+    uvec2 bits = uvec2(word, word >> 4) & 0x000f000f | bits_of_1024();
     return uvec2(packFloat2x16(fma(unpackFloat2x16(bits.x) - f16vec2(1024.0), shared_by.xx, shared_by.yy)),
                  packFloat2x16(fma(unpackFloat2x16(bits.y) - f16vec2(1024.0), shared_by.xx, shared_by.yy)));
 #else
@@ -61,12 +67,22 @@ uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
 #endif
 }
 
-// What the group of a vector of w shares: the scale of int8 twice, or scale and minimum of int4.
-f16vec2 load_shared(uint vector) {
+// Where that stands which the group of a vector of w shares, and it: the scale of int8 twice, or scale and minimum of int4.
+uint shared_at(uint vector) {
 #if W_INT8
-    return f16vec2(w_scale[int8_group(n * k, PER * vector)]);
+    return int8_group(n * k, 0) + vector / (32 / PER);
 #elif W_INT4
-    return w_scale[int4_group(n * k, PER * vector)];
+    return int4_group(n * k, 0) + vector / (32 / PER);
+#else
+    return 0;
+#endif
+}
+
+f16vec2 load_shared(uint at) {
+#if W_INT8
+    return f16vec2(w_scale[at]);
+#elif W_INT4
+    return w_scale[at];
 #else
     return f16vec2(0.0);
 #endif

@@ -57,7 +57,11 @@ vec2 turn(uint row, uint column) {
 
 // Whether each vector of four columns' results stands on its own boundary in y.
 bool whole_vectors() {
+#ifdef WHOLE_OUT
+    return WHOLE_OUT == 1;
+#else
     return (width | first | n / GATES) % OUTS == 0;
+#endif
 }
 
 // For columns `column .. column + 4` of `row`, and for the nearest that there are where these are past the end.

@@ -96,7 +96,7 @@ struct Row<'a> {
     /// Seconds of one forward: alone, and with two in flight.
     alone: f64,
     overlapped: f64,
-    /// Milliseconds of the median wall time over the median GPU time.
+    /// Milliseconds that a forward took beyond its time on the GPU.
     beyond: Option<f64>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Row<'a> {
     fn new(entry: &'a Entry, figures: &'a Figures) -> Self {
         let size = |dim: &str| entry.dims.get(dim).copied().unwrap_or(1).max(1) as f64;
         let alone = spread(&figures.wall).map_or(f64::NAN, |wall| wall.median.as_secs_f64());
-        let gpu = spread(&figures.gpu).map(|gpu| gpu.median.as_secs_f64());
+        let beyond = spread(&figures.beyond_gpu());
         Self {
             entry,
             figures,
@@ -112,7 +112,7 @@ impl<'a> Row<'a> {
             tokens: size("batch") * size("seq") * size("steps"),
             alone,
             overlapped: figures.overlapped.as_secs_f64(),
-            beyond: gpu.map(|gpu| (alone - gpu) * 1e3),
+            beyond: beyond.map(|beyond| beyond.median.as_secs_f64() * 1e3),
         }
     }
 

@@ -37,6 +37,17 @@ pub struct Figures {
     pub steps: Vec<(String, Duration)>,
 }
 
+impl Figures {
+    /// What each forward with timestamps took beyond its time on the GPU: the host's share of it, and about 5 us for the
+    /// timestamps themselves. Differences of one forward each, as medians of different forwards differ by more than that.
+    pub fn beyond_gpu(&self) -> Vec<Duration> {
+        let forwards = self.timed_wall.iter().zip(&self.gpu);
+        forwards
+            .map(|(wall, gpu)| wall.saturating_sub(*gpu))
+            .collect()
+    }
+}
+
 /// The median and the 95th percentile.
 #[derive(Clone, Copy)]
 pub struct Spread {
