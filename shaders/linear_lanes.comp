@@ -53,7 +53,7 @@ uvec4 load_x8(uint row, uint k8) {
 // What an invocation brings of window `number`. Text, not functions: what is on its way must be in registers of `main`.
 // Past the end of a column come its last loads again: there x is zero.
 #if WHOLE
-// Nothing is past an end, and the columns of an invocation stand at fixed distances.
+// Nothing is past an end, the columns of an invocation stand at fixed distances, and x comes straight from memory.
 #define W_AT(j, four) (first_vector + (j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four))
 #define SHARED_AT(j, four) (first_group + ((j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four)) / (32 / PER))
 #else
@@ -68,7 +68,7 @@ uvec4 load_x8(uint row, uint k8) {
             next_shared[a][j] = load_shared(SHARED_AT(j, four)); \
         } \
     }
-#if X_DIRECT && WHOLE
+#if WHOLE
 #define BRING_X(number) \
     [[unroll]] for (uint a = 0; a < LOADS; a++) { \
         [[unroll]] for (uint i = 0; i < 2 * ROWS; i++) { \
@@ -127,12 +127,10 @@ void main() {
     // The first of the vectors that this invocation reads of its columns' first tiles; where its rows of x begin.
     uint first_vector = line[0].start + c;
     uint first_group = shared_at(first_vector);
-#if X_DIRECT
     uint x_line[2 * ROWS];
     [[unroll]] for (uint i = 0; i < 2 * ROWS; i++) {
         x_line[i] = min(first_row + 8 * i + g, m - 1) * (k / 8) + c * (PER / 8);
     }
-#endif
 #endif
     uvec4 next_w[LOADS][2 * COLUMNS];
     f16vec2 next_shared[LOADS][2 * COLUMNS];

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::measure::{Figures, failed, measure, spread};
+use crate::measure::{Figures, beyond, failed, measure, spread};
 use crate::output;
 use crate::subject::{Subject, SubjectArgs};
 use crate::tracy::TracyArgs;
@@ -96,7 +96,8 @@ struct Row<'a> {
     /// Seconds of one forward: alone, and with two in flight.
     alone: f64,
     overlapped: f64,
-    /// Milliseconds that a forward took beyond its time on the GPU.
+    /// Milliseconds that a forward with timestamps took beyond its time on the GPU: the host's share, and about 5 us for the
+    /// timestamps themselves.
     beyond: Option<f64>,
 }
 
@@ -104,7 +105,7 @@ impl<'a> Row<'a> {
     fn new(entry: &'a Entry, figures: &'a Figures) -> Self {
         let size = |dim: &str| entry.dims.get(dim).copied().unwrap_or(1).max(1) as f64;
         let alone = spread(&figures.wall).map_or(f64::NAN, |wall| wall.median.as_secs_f64());
-        let beyond = spread(&figures.beyond_gpu());
+        let beyond = spread(&beyond(&figures.timed_wall, &figures.gpu));
         Self {
             entry,
             figures,

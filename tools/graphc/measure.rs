@@ -37,15 +37,13 @@ pub struct Figures {
     pub steps: Vec<(String, Duration)>,
 }
 
-impl Figures {
-    /// What each forward with timestamps took beyond its time on the GPU: the host's share of it, and about 5 us for the
-    /// timestamps themselves. Differences of one forward each, as medians of different forwards differ by more than that.
-    pub fn beyond_gpu(&self) -> Vec<Duration> {
-        let forwards = self.timed_wall.iter().zip(&self.gpu);
-        forwards
-            .map(|(wall, gpu)| wall.saturating_sub(*gpu))
-            .collect()
-    }
+/// What each forward took beyond its time on the GPU, if both times are of the same forwards in the same order: medians of
+/// different forwards differ by more than that.
+pub fn beyond(wall: &[Duration], gpu: &[Duration]) -> Vec<Duration> {
+    let forwards = wall.iter().zip(gpu);
+    forwards
+        .map(|(wall, gpu)| wall.saturating_sub(*gpu))
+        .collect()
 }
 
 /// The median and the 95th percentile.
@@ -261,4 +259,24 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>
             (tensor.name.clone(), (0..words).map(word).collect())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_the_gpu_belongs_to_one_forward() {
+        let times = |us: &[u64]| {
+            us.iter()
+                .map(|us| Duration::from_micros(*us))
+                .collect::<Vec<_>>()
+        };
+        // The medians differ by 20, which no forward took.
+        let (wall, gpu) = (times(&[110, 150, 95]), times(&[100, 80, 90]));
+        assert_eq!(beyond(&wall, &gpu), times(&[10, 70, 5]));
+        // Clocks that disagree make nothing negative.
+        assert_eq!(beyond(&times(&[5]), &times(&[7])), times(&[0]));
+        assert_eq!(beyond(&wall, &[]), []);
+    }
 }
