@@ -52,7 +52,8 @@ void main() {
     uint c = gl_SubgroupInvocationID % 4;
     uint out_base = (row * OPT_HEADS + kv_head * GROUP) * D;
 
-    // On their way together: where the row is, and its queries.
+    // Asked for together: where the row is, and its queries. NVIDIA's compiler asks for the former behind the barrier
+    // (shaders/README.md, "Where compilers put loads").
     uint slot = slots[row / rows];
     uvec2 range = seen(positions[row]);
     for (uint e = t; e < GROUP * D8; e += LOCAL_X) {

@@ -176,7 +176,7 @@ const bool EVEN = W_INT8 == 1 && ROW % CHUNK == 0 && CHUNK / (PER * ACROSS) % (A
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) { \
             uint at = w_vector(line[j], EVEN ? count : min(count, TILES - 1), LOAD_PART((number) + a * SPLIT)); \
             q[a][j] = loads[at]; \
-            shared_by[a][j] = GROUP(scales[group_index(at)]); \
+            shared_by[a][j] = GROUP(scales[w_group(at)]); \
         } \
     }
 

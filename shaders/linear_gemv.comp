@@ -54,7 +54,7 @@ void main() {
         }
         GROUP scale[COLUMNS];
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-            scale[c] = group_at(group_index(at[c]));
+            scale[c] = group_at(w_group(at[c]));
         }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             [[unroll]] for (uint i = 0; i < VECTORS; i++) {

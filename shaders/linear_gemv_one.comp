@@ -52,7 +52,7 @@ vec4 products(uint column, uint loads, uint at, uint turn) {
                 uint place = w_vector(line[c], load);
                 q[a][c] = w[place];
 #if W_BLOCKS
-                group[a][c] = group_at(group_index(place));
+                group[a][c] = group_at(w_group(place));
 #endif
             }
         }

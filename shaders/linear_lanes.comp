@@ -58,7 +58,7 @@ uvec4 load_x8(uint row, uint k8) {
 #define SHARED_AT(j, four) (first_group + ((j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four)) / (32 / PER))
 #else
 #define W_AT(j, four) w_vector(line[j], min(four, (k / PER + 3) / 4 - 1), c)
-#define SHARED_AT(j, four) shared_at(W_AT(j, four))
+#define SHARED_AT(j, four) w_group(W_AT(j, four))
 #endif
 #define BRING_W(number) \
     [[unroll]] for (uint a = 0; a < LOADS; a++) { \
@@ -126,7 +126,7 @@ void main() {
 #if WHOLE
     // The first of the vectors that this invocation reads of its columns' first tiles; where its rows of x begin.
     uint first_vector = line[0].start + c;
-    uint first_group = shared_at(first_vector);
+    uint first_group = w_group(first_vector);
     uint x_line[2 * ROWS];
     [[unroll]] for (uint i = 0; i < 2 * ROWS; i++) {
         x_line[i] = min(first_row + 8 * i + g, m - 1) * (k / 8) + c * (PER / 8);

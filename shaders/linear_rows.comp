@@ -36,7 +36,7 @@ void main() {
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             uint place = w_vector(line[c], at);
             q[c] = w[place];
-            scale[c] = group_at(group_index(place));
+            scale[c] = group_at(w_group(place));
         }
         // Not unrolled, or llvmpipe takes several times as long to compile it.
         for (uint i = 0; i < VECTORS; i++) {

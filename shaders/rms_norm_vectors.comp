@@ -1,5 +1,6 @@
 // RMSNorm, one row a workgroup, four neighbours at a time, and the norm of its sum with the residual stream. All that a
-// row needs is on its way before the first sum: where rows are few, waiting for memory is all the time there is.
+// row needs is asked for before the first sum: where rows are few, waiting for memory is all the time there is. A compiler
+// may ask for weights behind it, as NVIDIA's does; to force it was slower (BENCHMARKS.md).
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require

@@ -39,24 +39,15 @@ vec4 quants(uvec4 q, uint vector) {
 GROUP group_at(uint index) {
     return vec2(w_scale[index]) * vec2(UNIT, 1.0);
 }
-uint group_index(uint vector) {
-    return int4_group(n * k, 0) + vector / (32 / PER);
-}
 #elif W_INT8
 #define GROUP float
 GROUP group_at(uint index) {
     return float(w_scale[index]) * UNIT;
 }
-uint group_index(uint vector) {
-    return int8_group(n * k, 0) + vector / (32 / PER);
-}
 #else
 // Nothing.
 #define GROUP uint
 GROUP group_at(uint index) {
-    return 0;
-}
-uint group_index(uint vector) {
     return 0;
 }
 #endif

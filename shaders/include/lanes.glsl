@@ -67,17 +67,7 @@ uvec2 w_pairs(uvec4 load, uint f, f16vec2 shared_by) {
 #endif
 }
 
-// Where that stands which the group of a vector of w shares, and it: the scale of int8 twice, or scale and minimum of int4.
-uint shared_at(uint vector) {
-#if W_INT8
-    return int8_group(n * k, 0) + vector / (32 / PER);
-#elif W_INT4
-    return int4_group(n * k, 0) + vector / (32 / PER);
-#else
-    return 0;
-#endif
-}
-
+// What a group shares, by its place (`w_group`): the scale of int8 twice, or scale and minimum of int4.
 f16vec2 load_shared(uint at) {
 #if W_INT8
     return f16vec2(w_scale[at]);
