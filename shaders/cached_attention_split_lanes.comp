@@ -43,6 +43,8 @@ shared uvec4 queries[GROUP * D8];
 shared vec4 outputs[SUBGROUPS * GROUP * LINE];
 // (maximum, sum) of each subgroup and head.
 shared vec2 subgroup_sums[SUBGROUPS * GROUP];
+// Slot and position of the row.
+shared uvec2 place_of_row;
 
 void main() {
     uint t = gl_LocalInvocationID.x;
@@ -52,14 +54,17 @@ void main() {
     uint c = gl_SubgroupInvocationID % 4;
     uint out_base = (row * OPT_HEADS + kv_head * GROUP) * D;
 
-    // Asked for together: where the row is, and its queries. NVIDIA's compiler asks for the former behind the barrier
-    // (shaders/README.md, "Where compilers put loads").
-    uint slot = slots[row / rows];
-    uvec2 range = seen(positions[row]);
+    // Asked for together: where the row is, and its queries. Through shared memory, as NVIDIA's compiler puts loads that only
+    // what is behind the barrier uses behind it (shaders/README.md, "Where compilers put loads").
+    if (t == LOCAL_X - 1) {
+        place_of_row = uvec2(slots[row / rows], positions[row]);
+    }
     for (uint e = t; e < GROUP * D8; e += LOCAL_X) {
         queries[e] = q[out_base / 8 + e];
     }
     barrier();
+    uint slot = place_of_row.x;
+    uvec2 range = seen(place_of_row.y);
 
     // Every workgroup of the row comes to the same parts, of nearly the same length.
     uint length = range.y - range.x;
