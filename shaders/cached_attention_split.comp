@@ -76,12 +76,20 @@ void main() {
     uint share = max((length + splits - 1) / splits, SHARE);
     share = (share + TILE - 1) / TILE * TILE;
     uint live = (length + share - 1) / share;
+    // No pass of a chain writes what says how many parts there are. Workgroups that have none need not wait; the first of a
+    // row always does.
+    if (gl_WorkGroupID.x >= max(live, 1)) {
+        RELAY_DONE();
+        return;
+    }
+    RELAY_WAIT();
     if (gl_WorkGroupID.x >= live) {
         if (length == 0 && gl_WorkGroupID.x == 0) {
             for (uint e = t; e < GROUP * D; e += LOCAL_X) {
                 y[out_base + e] = A(0.0);
             }
         }
+        RELAY_DONE();
         return;
     }
     uint from = range.x + gl_WorkGroupID.x * share;
@@ -230,4 +238,5 @@ void main() {
     if (live > 1) {
         join(row, kv_head, live);
     }
+    RELAY_DONE();
 }

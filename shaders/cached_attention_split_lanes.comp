@@ -46,6 +46,10 @@ shared vec2 subgroup_sums[SUBGROUPS * GROUP];
 // Slot and position of the row.
 shared uvec2 place_of_row;
 
+uint live_parts(uvec2 range) {
+    return min(splits, (range.y - range.x + SHARE - 1) / SHARE);
+}
+
 void main() {
     uint t = gl_LocalInvocationID.x;
     uint kv_head = gl_WorkGroupID.y;
@@ -59,6 +63,15 @@ void main() {
     if (t == LOCAL_X - 1) {
         place_of_row = uvec2(slots[row / rows], positions[row]);
     }
+#if RELAY
+    // No pass of a chain writes these. Workgroups that have no part need not wait then; the first of a row always does.
+    barrier();
+    if (gl_WorkGroupID.x > 0 && gl_WorkGroupID.x >= live_parts(seen(place_of_row.y))) {
+        RELAY_DONE();
+        return;
+    }
+    RELAY_WAIT();
+#endif
     for (uint e = t; e < GROUP * D8; e += LOCAL_X) {
         queries[e] = q[out_base / 8 + e];
     }
@@ -68,13 +81,14 @@ void main() {
 
     // Every workgroup of the row comes to the same parts, of nearly the same length.
     uint length = range.y - range.x;
-    uint live = min(splits, (length + SHARE - 1) / SHARE);
+    uint live = live_parts(range);
     if (gl_WorkGroupID.x >= live) {
         if (length == 0 && gl_WorkGroupID.x == 0) {
             for (uint e = t; e < GROUP * D / 4; e += LOCAL_X) {
                 put(out_base + 4 * e, vec4(0.0));
             }
         }
+        RELAY_DONE();
         return;
     }
     uint share = ((length + live - 1) / live + 15) / 16 * 16;
@@ -215,4 +229,5 @@ void main() {
     if (live > 1) {
         join(row, kv_head, live);
     }
+    RELAY_DONE();
 }

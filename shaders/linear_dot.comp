@@ -21,12 +21,12 @@ layout(local_size_x = LOCAL_X) in;
 #include "include/linear_io.glsl"
 
 #include "include/gemv_operands.glsl"
+#include "include/apart.glsl"
 
 // Eight neighbours of x are an eighth, four of which are a group.
 const uint EIGHTHS = CHUNK / 8;
 const uint GROUPS = ROWS * CHUNK / 32;
 const uint TURNS = (EIGHTHS + LOCAL_X - 1) / LOCAL_X;
-const float LEVELS = 16256.0;
 
 const uint SUBGROUP = LOCAL_X / SUBGROUPS;
 const uint DOWN = clamp(SUBGROUP / 4, 4, 8);
@@ -53,22 +53,6 @@ shared ivec4 totals[GROUPS];
 shared float square_parts[ROWS * SUBGROUPS];
 float squares[ROWS];
 #endif
-
-// Levels as the last 16 bits of a float, counted from -BIAS: the sum is rounded to where its last bit stands for one.
-const float SHIFT = 8388608.0;
-const uint BIAS = 128 * 128 + 64;
-uvec4 levels_of(vec4 v, float levels) {
-    return floatBitsToUint(fma(v, vec4(levels), vec4(SHIFT + float(BIAS))));
-}
-
-// high and low of four of them, each a word.
-uvec2 parts_of(uvec4 bits) {
-    uvec2 two = bitfieldInsert(bits.xy, bits.zw, 16, 16);
-    uint seven = two.x & 0x007f007f | (two.y & 0x007f007f) << 8;
-    // high counts from -128, low from -64; low has its sign spread.
-    seven ^= 0x40404040;
-    return uvec2((two.x >> 7 & 0x00ff00ff | two.y << 1 & 0xff00ff00) ^ 0x80808080, seven | (seven & 0x40404040) << 1);
-}
 
 // Takes the elements from `first` on of all rows apart.
 void take_apart(uint first) {
@@ -180,13 +164,6 @@ const bool EVEN = W_INT8 == 1 && ROW % CHUNK == 0 && CHUNK / (PER * ACROSS) % (A
         } \
     }
 
-int product(uvec4 a, uvec4 b, int sum) {
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-        sum += dotPacked4x8EXT(int(a[i]), int(b[i]));
-    }
-    return sum;
-}
-
 void main() {
     uint share = gl_SubgroupID % SPLIT;
     uint first_row = gl_WorkGroupID.y * ROWS;
@@ -234,8 +211,8 @@ void main() {
                         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
                             uvec4 even = q[a][j] & 0x0f0f0f0f;
                             uvec4 odd = q[a][j] >> 4 & 0x0f0f0f0f;
-                            int sum = product(odd, highs[1], product(even, highs[0], 0));
-                            sum = product(odd, lows[1], product(even, lows[0], sum << 7));
+                            int sum = dots(odd, highs[1], dots(even, highs[0], 0));
+                            sum = dots(odd, lows[1], dots(even, lows[0], sum << 7));
                             acc[r][j] += float(sum) * (scale * shared_by[a][j].x) + total * shared_by[a][j].y;
                         }
 #else
@@ -243,7 +220,7 @@ void main() {
                         uvec4 highs = tile[vector];
                         uvec4 lows = tile[LOW + vector];
                         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                            int sum = product(q[a][j], lows, product(q[a][j], highs, 0) << 7);
+                            int sum = dots(q[a][j], lows, dots(q[a][j], highs, 0) << 7);
                             acc[r][j] += float(sum) * (scale * shared_by[a][j]);
                         }
 #endif

@@ -6,6 +6,7 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #include "include/storage.glsl"
+#include "include/relay.glsl"
 
 layout(local_size_x = LOCAL_X) in;
 
@@ -19,10 +20,10 @@ layout(local_size_x = LOCAL_X) in;
 #else
 #define S4 vec4
 #endif
-layout(binding = BIND_X) readonly buffer In0 { X4 x[]; };
+layout(binding = BIND_X) RELAYED readonly buffer In0 { X4 x[]; };
 layout(binding = BIND_WEIGHT) readonly buffer In1 { vec4 weight[]; };
 #if HAS_RESIDUAL
-layout(binding = BIND_RESIDUAL) readonly buffer In2 { S4 residual[]; };
+layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In2 { S4 residual[]; };
 #endif
 #if HAS_NEXT_WEIGHT
 #if A_F16
@@ -31,10 +32,10 @@ layout(binding = BIND_RESIDUAL) readonly buffer In2 { S4 residual[]; };
 #define A4 vec4
 #endif
 layout(binding = BIND_NEXT_WEIGHT) readonly buffer In3 { vec4 next_weight[]; };
-layout(binding = BIND_NEXT) writeonly buffer Out1 { A4 next[]; };
+layout(binding = BIND_NEXT) RELAYED writeonly buffer Out1 { A4 next[]; };
 #endif
-layout(binding = BIND_Y) writeonly buffer Out0 { S4 y[]; };
-layout(push_constant) uniform Push { uint m, n; float eps; };
+layout(binding = BIND_Y) RELAYED writeonly buffer Out0 { S4 y[]; };
+layout(push_constant) uniform Push { uint m, n; float eps; RELAY_PUSH };
 
 const uint VECTORS = N / 4;
 const uint ITEMS = (VECTORS + LOCAL_X - 1) / LOCAL_X;
@@ -63,6 +64,7 @@ void main() {
     if (row >= m) {
         return;
     }
+    RELAY_WAIT();
     uint t = gl_LocalInvocationID.x;
     vec4 items[ITEMS];
     vec4 weights[ITEMS];
@@ -102,4 +104,5 @@ void main() {
         }
     }
 #endif
+    RELAY_DONE();
 }

@@ -7,6 +7,7 @@
 #endif
 #include "include/storage.glsl"
 #include "include/math.glsl"
+#include "include/relay.glsl"
 
 layout(constant_id = 0) const uint WIDTH = 64;
 layout(local_size_x_id = 0) in;
@@ -14,7 +15,7 @@ layout(local_size_x_id = 0) in;
 #include "include/reduce.glsl"
 #endif
 
-layout(binding = BIND_QKV) readonly buffer In0 { A qkv[]; };
+layout(binding = BIND_QKV) RELAYED readonly buffer In0 { A qkv[]; };
 layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
 layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
 #if HAS_Q_NORM
@@ -28,17 +29,17 @@ layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; 
 #endif
 #if C_INT8
 #include "include/block_formats.glsl"
-layout(binding = BIND_K_CACHE) buffer State0 { uint k_cache[]; };
-layout(binding = BIND_V_CACHE) buffer State1 { uint v_cache[]; };
-layout(binding = BIND_K_CACHE) buffer State0Shared { float16_t k_scale[]; };
-layout(binding = BIND_V_CACHE) buffer State1Shared { float16_t v_scale[]; };
+layout(binding = BIND_K_CACHE) RELAYED buffer State0 { uint k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED buffer State1 { uint v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED buffer State0Shared { float16_t k_scale[]; };
+layout(binding = BIND_V_CACHE) RELAYED buffer State1Shared { float16_t v_scale[]; };
 #else
-layout(binding = BIND_K_CACHE) buffer State0 { C k_cache[]; };
-layout(binding = BIND_V_CACHE) buffer State1 { C v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED buffer State0 { C k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED buffer State1 { C v_cache[]; };
 #endif
-layout(binding = BIND_Y) writeonly buffer Out { A y[]; };
+layout(binding = BIND_Y) RELAYED writeonly buffer Out { A y[]; };
 // `rows` of each sequence; `places` of the cache in all.
-layout(push_constant) uniform Push { uint rows, ctx, places; float theta, rope_scale, eps; };
+layout(push_constant) uniform Push { uint rows, ctx, places; float theta, rope_scale, eps; RELAY_PUSH };
 
 const uint D = OPT_HEAD_DIM;
 const uint NONE = 0xffffffffu;
@@ -89,6 +90,7 @@ void main() {
     uint position = positions[row];
     float angle = position == NONE ? 0.0 : float(position) * rope_scale;
 
+    RELAY_WAIT();
     float norm = 1.0;
 #if HAS_Q_NORM || HAS_K_NORM
     if (is_q && HAS_Q_NORM == 1 || is_k && HAS_K_NORM == 1) {
@@ -146,4 +148,5 @@ void main() {
         store(place, is_k);
     }
 #endif
+    RELAY_DONE();
 }

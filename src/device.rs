@@ -28,11 +28,16 @@ pub enum Feature {
     /// Which invocation holds which element of a 16x16 fragment of [`Feature::CoopmatF16`] is as `shaders/README.md` says,
     /// and so it is for 16x8x16 products, which are there too.
     CoopmatLanes,
+    /// Workgroups of a dispatch start once all of the dispatches before it in the queue have started, so that one that
+    /// waits in its own code for an earlier dispatch keeps none of it from running.
+    Relay,
+    /// Exchanges among four neighbouring invocations of a subgroup in compute shaders.
+    SubgroupQuad,
 }
 
 impl Feature {
     /// Every feature, in the order in which lists show them.
-    pub const ALL: [Feature; 9] = [
+    pub const ALL: [Feature; 11] = [
         Feature::StorageF16,
         Feature::ArithmeticF16,
         Feature::StorageI8,
@@ -42,11 +47,18 @@ impl Feature {
         Feature::SubgroupBroadcast,
         Feature::DotI8,
         Feature::CoopmatLanes,
+        Feature::Relay,
+        Feature::SubgroupQuad,
     ];
 
-    /// Whether a device cannot be asked about it. Then its profile says so, once `graphc roof` has seen it there.
-    pub fn is_measured(self) -> bool {
+    /// Whether `graphc roof` looks for it, as the device cannot be asked about it.
+    pub fn is_sought(self) -> bool {
         self == Feature::CoopmatLanes
+    }
+
+    /// Whether a device cannot be asked about it. Then its profile says so, once it was seen there.
+    pub fn is_measured(self) -> bool {
+        matches!(self, Feature::CoopmatLanes | Feature::Relay)
     }
 
     /// The name in manifests and profiles.
@@ -61,6 +73,8 @@ impl Feature {
             Feature::SubgroupBroadcast => "subgroup_broadcast",
             Feature::DotI8 => "dot_i8",
             Feature::CoopmatLanes => "coopmat_lanes",
+            Feature::Relay => "relay",
+            Feature::SubgroupQuad => "subgroup_quad",
         }
     }
 
@@ -91,6 +105,12 @@ impl Feature {
             }
             Feature::CoopmatLanes => {
                 "8-bit and 4-bit weights go through shared memory on their way to the matrix units, which costs prompts and several streams about a third of their speed, and attention goes through it likewise; `graphc roof` sees whether the device can have it"
+            }
+            Feature::Relay => {
+                "every pass of a decode step waits until the one before it has left the device, instead of fetching its weights meanwhile; a profile that was measured says whether the device can have it"
+            }
+            Feature::SubgroupQuad => {
+                "the product for passes that wait for each other in their own code is left out"
             }
         }
     }

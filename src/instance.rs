@@ -183,6 +183,7 @@ impl<'a> Instances<'a> {
             local_size: selected.local_size,
             shared_bytes: selected.shared_bytes.unwrap_or(0),
             full_subgroups: selected.full_subgroups,
+            relays: selected.relays,
             reference: manifest.reference.clone(),
         });
         self.known.insert(wanted, id);

@@ -227,7 +227,14 @@ impl Session {
             None => Timing::Off,
         };
         let counters = &mut self.counters;
-        let sets = Sets::new(&self.device, info, &self.arenas, &self.pipelines, counters)?;
+        let sets = Sets::new(
+            &self.device,
+            info,
+            &self.arenas,
+            &self.pipelines,
+            self.plan.relay,
+            counters,
+        )?;
         let mut record = |parity| {
             Recording::new(
                 &self.device,

@@ -1,8 +1,9 @@
 // What the variants of `cached_attention` share: bindings, and which places of the cache a row sees.
+#include "relay.glsl"
 #ifdef VEC_A
-layout(binding = BIND_Q) readonly buffer In0 { uvec4 q[]; };
+layout(binding = BIND_Q) RELAYED readonly buffer In0 { uvec4 q[]; };
 #else
-layout(binding = BIND_Q) readonly buffer In0 { A q[]; };
+layout(binding = BIND_Q) RELAYED readonly buffer In0 { A q[]; };
 #endif
 layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
 layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
@@ -10,29 +11,29 @@ layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
 #include "block_formats.glsl"
 #ifdef VEC_C
 // Eight elements in one load.
-layout(binding = BIND_K_CACHE) readonly buffer In3 { uvec2 k_cache[]; };
-layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec2 v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3 { uvec2 k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { uvec2 v_cache[]; };
 #else
-layout(binding = BIND_K_CACHE) readonly buffer In3 { uint k_cache[]; };
-layout(binding = BIND_V_CACHE) readonly buffer In4 { uint v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3 { uint k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { uint v_cache[]; };
 #endif
-layout(binding = BIND_K_CACHE) readonly buffer In3Shared { float16_t k_scale[]; };
-layout(binding = BIND_V_CACHE) readonly buffer In4Shared { float16_t v_scale[]; };
+layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3Shared { float16_t k_scale[]; };
+layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4Shared { float16_t v_scale[]; };
 #elif defined(VEC_C)
 // Eight elements in one 16-byte load, or in two.
-layout(binding = BIND_K_CACHE) readonly buffer In3 { uvec4 k_cache[]; };
-layout(binding = BIND_V_CACHE) readonly buffer In4 { uvec4 v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3 { uvec4 k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { uvec4 v_cache[]; };
 #else
-layout(binding = BIND_K_CACHE) readonly buffer In3 { C k_cache[]; };
-layout(binding = BIND_V_CACHE) readonly buffer In4 { C v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3 { C k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { C v_cache[]; };
 #endif
 // By single elements, unless the includer says by what.
 #ifndef Y_BY
 #define Y_BY A
 #endif
-layout(binding = BIND_Y) writeonly buffer Out { Y_BY y[]; };
+layout(binding = BIND_Y) RELAYED writeonly buffer Out { Y_BY y[]; };
 // `rows` of each sequence; `places` of the cache in all.
-layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap; };
+layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap; RELAY_PUSH };
 
 const uint D = OPT_HEAD_DIM;
 const uint NONE = 0xffffffffu;

@@ -6,6 +6,7 @@
 // of a row, 1 / rms, is the same for all of its elements, each workgroup sums the squares of its rows on the way and
 // multiplies the finished sums by `rms_scale`.
 #include "math.glsl"
+#include "relay.glsl"
 
 #define GATED (ACT == ACT_SWIGLU || ACT == ACT_GEGLU || ACT == ACT_GEGLU_TANH)
 #if GATED
@@ -61,7 +62,7 @@
 #define X_VECTOR X
 #define W_VECTOR W
 #endif
-layout(binding = BIND_X) readonly buffer In0 { X_VECTOR x[]; };
+layout(binding = BIND_X) RELAYED readonly buffer In0 { X_VECTOR x[]; };
 #if W_BLOCKS
 #include "block_formats.glsl"
 #if defined(W_BY_16_BYTES)
@@ -98,13 +99,13 @@ layout(binding = BIND_POSITIONS) readonly buffer In4 { uint positions[]; };
 layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; };
 #endif
 #if HAS_RESIDUAL
-layout(binding = BIND_RESIDUAL) readonly buffer In6 { S residual[]; };
-layout(binding = BIND_RESIDUAL) readonly buffer In6Vectors { OUT_S residual_vectors[]; };
+layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6 { S residual[]; };
+layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6Vectors { OUT_S residual_vectors[]; };
 #endif
 #if HAS_K_CACHE
 layout(binding = BIND_SLOTS) readonly buffer In7 { uint slots[]; };
-layout(binding = BIND_K_CACHE) writeonly buffer State0 { C k_cache[]; };
-layout(binding = BIND_V_CACHE) writeonly buffer State1 { C v_cache[]; };
+layout(binding = BIND_K_CACHE) RELAYED writeonly buffer State0 { C k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAYED writeonly buffer State1 { C v_cache[]; };
 #endif
 #if HAS_NORM_WEIGHT
 layout(binding = BIND_NORM_WEIGHT) readonly buffer In8 { float norm_weight[]; };
@@ -127,8 +128,8 @@ layout(binding = BIND_Y) coherent buffer Out1Vectors { OUT_S y_vectors[]; };
 #endif
 layout(binding = BIND_COUNTERS) coherent buffer Scratch { uint counters[]; };
 #else
-layout(binding = BIND_Y) writeonly buffer Out1 { S y[]; };
-layout(binding = BIND_Y) writeonly buffer Out1Vectors { OUT_S y_vectors[]; };
+layout(binding = BIND_Y) RELAYED writeonly buffer Out1 { S y[]; };
+layout(binding = BIND_Y) RELAYED writeonly buffer Out1Vectors { OUT_S y_vectors[]; };
 #define before_norm y
 #define before_norm_vectors y_vectors
 #endif
@@ -136,6 +137,7 @@ layout(binding = BIND_Y) writeonly buffer Out1Vectors { OUT_S y_vectors[]; };
 layout(push_constant) uniform Push {
     uint m, n, k, width, first, rows_per_sequence, slots_n, kv_heads, ctx, head_dim;
     float eps, rope_theta, rope_scale;
+    RELAY_PUSH
 };
 
 #ifdef W_BY_16_BYTES

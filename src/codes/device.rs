@@ -36,8 +36,8 @@ pub(super) const CODES: &[Explained] = &[
         "the device lacks a feature that the plan needs",
         "A plan is compiled for one device or profile, and its kernels were chosen for what that device can do. Compile \
          it for this device: leave `--profile` out, or name another profile. No device can be asked about \
-         `coopmat_lanes`: `graphc roof` looks for it and writes it to a profile, and a plan that needs it runs on devices \
-         that its profile describes.",
+         `coopmat_lanes` and `relay`: a plan that needs them runs on devices that its profile describes. `graphc roof` \
+         looks for the former and writes it to a profile.",
     ),
     explained(
         "G0705",

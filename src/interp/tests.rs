@@ -39,6 +39,7 @@ impl Builder {
             source_hash: [0; 32],
             params: BTreeMap::new(),
             kernels: IdVec::new(),
+            relay: None,
             arenas: kinds
                 .iter()
                 .map(|(kind, bytes)| Arena {
@@ -118,6 +119,7 @@ impl Builder {
             local_size: [1; 3],
             shared_bytes: 0,
             full_subgroups: false,
+            relays: None,
             reference: vec![formula.into()],
         });
         let path = format!("p{}", self.entry.passes.len());
@@ -139,6 +141,7 @@ impl Builder {
                 })
                 .collect(),
             guarded: false,
+            relay: Default::default(),
             dims: BTreeMap::from([("n".into(), 4)]),
             options: BTreeMap::new(),
             flops: 0,

@@ -26,7 +26,7 @@ pub fn check(
     module: &Reflection,
 ) -> Result<Vec<(u32, Access)>, Diagnostic> {
     let rules = [
-        bindings(manifest, bound, module),
+        bindings(manifest, selected, bound, module),
         push(manifest, selected, module),
         spec(selected, module),
         workgroup(selected, module),
@@ -54,8 +54,20 @@ pub fn check(
 /// Words that continue `..does not do what .. says: `.
 type Lie = String;
 
-fn bindings(manifest: &Manifest, bound: &[bool], module: &Reflection) -> Result<(), Lie> {
-    for found in &module.bindings {
+fn bindings(
+    manifest: &Manifest,
+    selected: &Selected,
+    bound: &[bool],
+    module: &Reflection,
+) -> Result<(), Lie> {
+    let cells = |found: &Bound| {
+        selected.relays.is_some()
+            && (found.set, found.number, found.storage) == (0, super::RELAY_BINDING, true)
+    };
+    if selected.relays.is_some() && !module.bindings.iter().any(cells) {
+        return Err("it has `relays`, but does not use `include/relay.glsl`".into());
+    }
+    for found in module.bindings.iter().filter(|found| !cells(found)) {
         let number = found.number as usize;
         let port = manifest.ports.get(number).filter(|_| {
             found.set == 0 && found.storage && bound.get(number).copied().unwrap_or(false)
@@ -108,7 +120,12 @@ fn push(manifest: &Manifest, selected: &Selected, module: &Reflection) -> Result
     let Some(block) = &module.push else {
         return Ok(());
     };
-    let declared = selected.push.len() as u64;
+    let words = if selected.relays.is_some() {
+        super::RELAY_WORDS
+    } else {
+        0
+    };
+    let declared = (selected.push.len() + 4 * words) as u64;
     if block.bytes != declared {
         return Err(format!(
             "its push constants take {} bytes, those of the manifest {declared}",
@@ -206,6 +223,7 @@ fn brought_by(capability: Capability) -> Option<&'static [Feature]> {
             &[Feature::SubgroupArithmetic, Feature::Subgroup32]
         }
         Capability::GroupNonUniformBallot => &[Feature::SubgroupBroadcast],
+        Capability::GroupNonUniformQuad => &[Feature::SubgroupQuad],
         Capability::GroupNonUniformShuffle => &[Feature::Subgroup32],
         Capability::CooperativeMatrixKHR => &[Feature::CoopmatF16],
         Capability::DotProduct | Capability::DotProductInput4x8BitPacked => &[Feature::DotI8],

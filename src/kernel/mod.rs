@@ -22,6 +22,13 @@ use crate::expr::{Expr, Value};
 pub use bind::{BindError, Given, bind, shape_text};
 pub use manifest::load;
 
+/// The binding number of the cells of relays (`shaders/include/relay.glsl`), in modules that wait for the pass before them.
+pub const RELAY_BINDING: u32 = 32;
+
+/// Push constants of such modules behind those of the manifest, u32 each: the cell to wait for and how far, the cell to add
+/// to, the cell to clear.
+pub const RELAY_WORDS: usize = 4;
+
 /// How a pass touches a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Access {
@@ -212,6 +219,18 @@ pub struct Variant {
     /// Bytes of shared memory, over spec constants and defines; checked against the device before a pipeline is
     /// made.
     pub shared_bytes: Option<Expr>,
+    /// If its shader can wait for the pass before it and say when it is done (`include/relay.glsl`), on devices with the
+    /// feature `relay`.
+    pub relays: Option<Relays>,
+}
+
+/// How a variant waits for the pass before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relays {
+    /// The numbers of the ports that it reads before it waits.
+    pub before: Vec<u32>,
+    /// A condition over dims, options and types under which it does, since that costs it something.
+    pub when: Option<Expr>,
 }
 
 /// A specialisation constant.

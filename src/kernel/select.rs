@@ -50,6 +50,8 @@ pub struct Selected {
     pub full_subgroups: bool,
     /// Whether the matrix units do the work.
     pub matrix: bool,
+    /// If the module waits for the pass before it, where it is told to: what it reads before.
+    pub relays: Option<Vec<u32>>,
 }
 
 /// Names and values that a manifest's expressions see: dims, options, type variables, `has_<port>`.
@@ -238,7 +240,8 @@ impl<'a> Selector<'a> {
         variant: &Variant,
         chosen: &BTreeMap<String, u32>,
     ) -> Result<Selected, Reason> {
-        let needs = self.needs(variant);
+        let relays = self.relays(variant)?;
+        let needs = self.needs(variant, relays.is_some());
         let lacking: Vec<&str> = needs
             .difference(&self.profile.features)
             .map(|feature| feature.name())
@@ -285,6 +288,8 @@ impl<'a> Selector<'a> {
         env.extend(defined.iter().cloned());
         let local_size = self.local_size(variant, &env)?;
         let groups = self.groups(variant, &env)?;
+        let mut defines = defines(self.manifest, self.binding, &defined, local_size);
+        defines.push(("RELAY".into(), u8::from(relays.is_some()).to_string()));
         let shared_bytes = match &variant.shared_bytes {
             Some(expr) => Some(
                 expr.eval_size(&env)
@@ -292,13 +297,13 @@ impl<'a> Selector<'a> {
             ),
             None => None,
         };
-        self.within_limits(shared_bytes)?;
+        self.within_limits(shared_bytes, relays.is_some())?;
         Ok(Selected {
             kernel: self.manifest.name.clone(),
             variant: variant.name.clone(),
             label: label(self.manifest, self.binding),
             shader: variant.shader.clone(),
-            defines: defines(self.manifest, self.binding, &defined, local_size),
+            defines,
             spec,
             local_size,
             groups,
@@ -315,12 +320,13 @@ impl<'a> Selector<'a> {
                 .iter()
                 .any(|feature| needs.contains(feature)),
             matrix: needs.contains(&Feature::CoopmatF16),
+            relays,
             needs,
         })
     }
 
     /// What the variant declares, and what the element types of its ports imply.
-    fn needs(&self, variant: &Variant) -> BTreeSet<Feature> {
+    fn needs(&self, variant: &Variant, relays: bool) -> BTreeSet<Feature> {
         let stored = self
             .binding
             .ports
@@ -332,7 +338,24 @@ impl<'a> Selector<'a> {
                 DType::I8 | DType::U8 => Some(Feature::StorageI8),
                 DType::F32 | DType::I32 | DType::U32 => None,
             });
-        variant.needs.iter().copied().chain(stored).collect()
+        let relay = relays.then_some(Feature::Relay);
+        let declared = variant.needs.iter().copied();
+        declared.chain(stored).chain(relay).collect()
+    }
+
+    /// What the variant reads before it waits for the pass before it, if it does that here.
+    fn relays(&self, variant: &Variant) -> Result<Option<Vec<u32>>, Reason> {
+        let can = self.profile.features.contains(&Feature::Relay);
+        let Some(relays) = variant.relays.as_ref().filter(|_| can) else {
+            return Ok(None);
+        };
+        let wanted = match &relays.when {
+            Some(when) => when
+                .eval_bool(&self.env)
+                .map_err(|error| value_error(when, &error))?,
+            None => true,
+        };
+        Ok(wanted.then(|| relays.before.clone()))
     }
 
     fn local_size(
@@ -373,10 +396,11 @@ impl<'a> Selector<'a> {
         })
     }
 
-    fn within_limits(&self, shared: Option<u64>) -> Result<(), Reason> {
+    fn within_limits(&self, shared: Option<u64>, relays: bool) -> Result<(), Reason> {
         let limits = &self.profile.limits;
         let bindings = self.binding.ports.iter().flatten().count() as u64;
-        let push = 4 * self.manifest.push.len() as u64;
+        let relays = if relays { super::RELAY_WORDS } else { 0 };
+        let push = 4 * (self.manifest.push.len() + relays) as u64;
         let rules = [
             (
                 "bytes of shared memory",

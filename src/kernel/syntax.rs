@@ -163,6 +163,16 @@ pub(super) struct RawVariant {
     pub dispatch: [Name; 3],
     #[serde(default)]
     pub shared_bytes: Option<Name>,
+    #[serde(default)]
+    pub relays: Option<RawRelays>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename = "Relays")]
+pub(super) struct RawRelays {
+    pub before: Vec<Name>,
+    #[serde(default)]
+    pub when: Option<Name>,
 }
 
 /// A list of three. RON would read a Rust array as a tuple, in parentheses.

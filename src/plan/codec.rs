@@ -20,7 +20,7 @@
 //! # use graphc::{device::Limits, ids::IdVec, plan::Plan};
 //! # let plan = Plan {
 //! #     graph: "bert".into(), profile: "lavapipe".into(), device: "llvmpipe".into(), limits: Limits::default(), needs: Default::default(), source_hash: [0; 32],
-//! #     params: Default::default(), kernels: IdVec::new(), arenas: IdVec::new(), weights: vec![], entries: vec![],
+//! #     params: Default::default(), kernels: IdVec::new(), arenas: IdVec::new(), relay: None, weights: vec![], entries: vec![],
 //! #     sources: vec![],
 //! # };
 //! let mut bytes = encode(&plan)?;

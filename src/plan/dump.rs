@@ -108,6 +108,7 @@ fn barrier_name(barrier: Barrier) -> &'static str {
         Barrier::Execution => "execution",
         Barrier::Guard => "guard",
         Barrier::Host => "host",
+        Barrier::Relay => "relay",
     }
 }
 

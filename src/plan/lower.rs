@@ -19,7 +19,10 @@ use super::guard::Guard;
 use super::pack::{EntryPlaces, Placement};
 use super::schedule::Schedule;
 use super::sync::{EntrySync, Sync};
-use super::{ArenaKind, Barrier, Bind, Entry, Kernel, PassInfo, Plan, Stats, Step, Tensor};
+use super::{
+    Arena, ArenaKind, Barrier, Bind, Entry, Kernel, PassInfo, Plan, Relay, Stats, Step, Tensor,
+    relay,
+};
 
 /// What the kernel part chose for one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,11 +104,23 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
             params: &parts.params,
         })
         .collect();
-    let entries = lowerings
+    let mut entries: Vec<Entry> = lowerings
         .iter()
         .map(|lowering| lowering.run(budget, &sums, &mut found))
         .collect();
     let warnings = found.into_result()?;
+    let cells = entries
+        .iter_mut()
+        .fold(0, |first, entry| relay::chain(entry, &parts.kernels, first));
+    let mut arenas = parts.placement.arenas().clone();
+    // A module that can relay has the cells bound, also where none is meant.
+    let relays = parts.kernels.iter().any(|kernel| kernel.relays.is_some());
+    let relay = relays.then(|| {
+        arenas.push(Arena {
+            kind: ArenaKind::State,
+            bytes: u64::from(cells.max(1)) * 4,
+        })
+    });
     let plan = Plan {
         graph: parts
             .entries
@@ -119,7 +134,8 @@ pub fn lower(parts: Parts<'_>) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
         source_hash: parts.source_hash,
         params: parts.params,
         kernels: parts.kernels,
-        arenas: parts.placement.arenas().clone(),
+        arenas,
+        relay,
         weights: parts.placement.weights().to_vec(),
         entries,
         sources: parts
@@ -257,6 +273,7 @@ impl Lowering<'_> {
             push: lowered.push.clone(),
             binds: binds.collect(),
             guarded: self.guard.is_some_and(|guard| guard.passes.contains(&id)),
+            relay: Relay::default(),
             dims: pass.binding.dims.clone(),
             options: pass.binding.options.clone(),
             flops: lowered.flops,

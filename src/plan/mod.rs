@@ -13,7 +13,7 @@ use crate::dtype::DType;
 use crate::expr::Value;
 use crate::graph::Recipe;
 use crate::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
-use crate::kernel::Access;
+use crate::kernel::{Access, RELAY_WORDS};
 
 pub mod codec;
 pub mod dump;
@@ -25,6 +25,7 @@ pub mod live;
 pub mod lower;
 pub mod pack;
 pub mod place;
+pub mod relay;
 pub mod schedule;
 pub mod sync;
 pub mod validate;
@@ -32,7 +33,7 @@ pub mod verify;
 pub mod waves;
 
 /// The number in a plan file's header; a reader refuses every other one.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// A compiled model: one or more entries that share kernels, weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct Plan {
     pub kernels: IdVec<KernelId, Kernel>,
     /// Memory ranges that the runtime makes.
     pub arenas: IdVec<ArenaId, Arena>,
+    /// The cells by which passes wait for each other in their own code, u32 each, if any do: state of the runtime that no
+    /// tensor lies in.
+    pub relay: Option<ArenaId>,
     /// What fills the weight arenas.
     pub weights: Vec<Weight>,
     /// Compiled shapes, smallest first.
@@ -87,8 +91,23 @@ pub struct Kernel {
     pub shared_bytes: u64,
     /// Whether the pipeline must be made with full subgroups of the plan's subgroup size.
     pub full_subgroups: bool,
+    /// If its passes can wait for the one before them in their own code, and say when they are done: the bindings that they
+    /// read before they wait. The module then has the cells of [`Plan::relay`] at binding [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`] more push constants.
+    pub relays: Option<Vec<u32>>,
     /// The manifest's formulas, for the interpreter.
     pub reference: Vec<String>,
+}
+
+impl Kernel {
+    /// Bytes of all its push constants, those for relays included.
+    pub fn push_size(&self) -> u32 {
+        let words = if self.relays.is_some() {
+            RELAY_WORDS as u32
+        } else {
+            0
+        };
+        self.push_bytes.saturating_add(4 * words)
+    }
 }
 
 /// What an arena is for, which decides its kind of memory.
@@ -250,6 +269,8 @@ pub struct PassInfo {
     pub binds: Vec<Bind>,
     /// Whether it need not run in a round whose guard is 0: see [`Entry::guard`].
     pub guarded: bool,
+    /// Its part in a chain of passes that wait for each other in their own code.
+    pub relay: Relay,
     /// Dims of the kernel, for the interpreter and for reports.
     pub dims: BTreeMap<String, i64>,
     /// Options of the kernel, for the interpreter and for reports.
@@ -273,6 +294,21 @@ pub enum Barrier {
     Guard,
     /// Earlier shader writes become visible to the host. Only at the end of an entry.
     Host,
+    /// What `Memory` is, between one pass before and one after it, and nothing that the device is told: the later pass
+    /// starts beside the earlier one and waits for it in its own code ([`Relay`]).
+    Relay,
+}
+
+/// What a pass of a kernel that relays does with the cells of [`Plan::relay`]. Each of the `count` workgroups of a pass
+/// adds one to the cell that the pass signals when all that it wrote can be seen; the next pass waits for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// The cell that it waits for, and how far.
+    pub waits: Option<(u32, u32)>,
+    /// The cell that its workgroups add to.
+    pub signals: Option<u32>,
+    /// A cell that nobody waits for any more, and which it sets to zero.
+    pub clears: Option<u32>,
 }
 
 /// One step of a recording.

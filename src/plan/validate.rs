@@ -352,10 +352,11 @@ fn kernel_fits(kernel: &Kernel, limits: &Limits) -> Result<(), String> {
             kernel.shared_bytes, limits.max_shared_memory
         ));
     }
-    if kernel.push_bytes > limits.max_push_constants {
+    if kernel.push_size() > limits.max_push_constants {
         return Err(format!(
             "{} push constant bytes, more than {}",
-            kernel.push_bytes, limits.max_push_constants
+            kernel.push_size(),
+            limits.max_push_constants
         ));
     }
     Ok(())

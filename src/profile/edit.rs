@@ -23,12 +23,12 @@ pub fn with_roofs(text: &str, roofs: &Roofs, note: &str) -> Result<String, Strin
     replaced(text, "roofs", &roofs_text(roofs, note))
 }
 
-/// The text with those features that a device cannot be asked about as they are in `features`, and the others as they were.
+/// The text with those features that `graphc roof` looks for as they are in `features`, and the others as they were.
 pub fn with_measured_features(text: &str, features: &BTreeSet<Feature>) -> Result<String, String> {
     let profile = profile(text)?;
     let mut new = profile.features.clone();
-    new.retain(|feature| !feature.is_measured());
-    new.extend(features.iter().filter(|feature| feature.is_measured()));
+    new.retain(|feature| !feature.is_sought());
+    new.extend(features.iter().filter(|feature| feature.is_sought()));
     match new == profile.features {
         true => Ok(text.into()),
         false => replaced(text, "features", &features_text(&new)),

@@ -10,8 +10,8 @@ use super::arena::Arenas;
 use super::device::Device;
 use super::error::VkError;
 use super::pipeline::Pipelines;
-use crate::ids::{IdVec, PassId};
-use crate::plan::{Entry, PassInfo};
+use crate::ids::{ArenaId, IdVec, PassId};
+use crate::plan::{Entry, PassInfo, relay};
 
 /// The sets of one entry.
 pub(crate) struct Sets {
@@ -28,14 +28,17 @@ impl Sets {
         entry: &Entry,
         arenas: &Arenas,
         pipelines: &Pipelines,
+        relay: Option<ArenaId>,
         counters: &mut Counters,
     ) -> Result<Self, VkError> {
+        let cells = relay.map(|arena| arenas.buffer_of(arena));
         let failed =
             |result| VkError::call(format!("binding the passes of `{}`", entry.name), result);
         // Passes that touch no double-buffered tensor need one set for both parities.
         let counted = entry.passes.iter().map(|pass| {
             let sets = if same_places(entry, pass) { 1 } else { 2 };
-            (sets, sets * pass.binds.len())
+            let cells = usize::from(pipelines.get(pass.kernel).relays);
+            (sets, sets * (pass.binds.len() + cells))
         });
         let (sets, descriptors) = counted.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let narrow = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
@@ -57,7 +60,9 @@ impl Sets {
             device: Arc::clone(device),
         };
         for pass in &entry.passes {
-            let layouts = [pipelines.get(pass.kernel).set_layout];
+            let pipeline = pipelines.get(pass.kernel);
+            let cells = cells.filter(|_| pipeline.relays);
+            let layouts = [pipeline.set_layout];
             let allocate = || {
                 let info = vk::DescriptorSetAllocateInfo::default()
                     .descriptor_pool(pool)
@@ -68,12 +73,12 @@ impl Sets {
                     .map_err(failed)
             };
             let even = allocate()?;
-            write(device, entry, pass, arenas, 0, even, counters);
+            write(device, entry, pass, arenas, 0, (even, cells), counters);
             let odd = if same_places(entry, pass) {
                 even
             } else {
                 let odd = allocate()?;
-                write(device, entry, pass, arenas, 1, odd, counters);
+                write(device, entry, pass, arenas, 1, (odd, cells), counters);
                 odd
             };
             made.by_parity[0].push(even);
@@ -100,7 +105,7 @@ fn write(
     pass: &PassInfo,
     arenas: &Arenas,
     parity: u64,
-    set: vk::DescriptorSet,
+    (set, cells): (vk::DescriptorSet, Option<vk::Buffer>),
     counters: &mut Counters,
 ) {
     let places: Vec<_> = pass
@@ -115,14 +120,19 @@ fn write(
                 .range(range.end - range.start)]
         })
         .collect();
-    let writes: Vec<_> = pass
-        .binds
-        .iter()
+    let cells = cells.map(|buffer| {
+        [vk::DescriptorBufferInfo::default()
+            .buffer(buffer)
+            .range(vk::WHOLE_SIZE)]
+    });
+    let numbers = pass.binds.iter().map(|bind| bind.binding);
+    let writes: Vec<_> = numbers
         .zip(&places)
-        .map(|(bind, place)| {
+        .chain(cells.as_ref().map(|cells| (relay::BINDING, cells)))
+        .map(|(number, place)| {
             vk::WriteDescriptorSet::default()
                 .dst_set(set)
-                .dst_binding(bind.binding)
+                .dst_binding(number)
                 .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
                 .buffer_info(place)
         })

@@ -274,7 +274,15 @@ fn features(
         (Feature::Subgroup32, lanes_of_32),
         (Feature::CoopmatF16, coopmat),
         (Feature::DotI8, enable.integer_dot),
+        (
+            Feature::SubgroupQuad,
+            operations.contains(vk::SubgroupFeatureFlags::QUAD),
+        ),
         // It may: only its profile knows.
+        (
+            Feature::Relay,
+            enable.memory_model && enable.memory_model_device,
+        ),
         (
             Feature::CoopmatLanes,
             coopmat && widths.contains(&8) && lanes_of_32,

@@ -102,7 +102,7 @@ fn kernel_limits(
     }
     check(
         "bytes of push constants",
-        u64::from(kernel.push_bytes),
+        u64::from(kernel.push_size()),
         u64::from(limits.max_push_constants),
     );
     check(

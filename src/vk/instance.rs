@@ -47,6 +47,8 @@ pub struct Instance {
     debug: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     /// Whether VK_EXT_debug_utils is enabled, which names and labels need.
     pub(crate) debug_utils: bool,
+    /// Whether the validation layer looks.
+    pub(crate) validates: bool,
     messages: Messages,
     /// The library: dropped last.
     pub(crate) entry: ash::Entry,
@@ -77,6 +79,7 @@ impl Instance {
             raw,
             debug: None,
             debug_utils,
+            validates: validation,
             messages,
             entry,
         };

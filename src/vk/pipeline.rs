@@ -15,7 +15,7 @@ use super::cache;
 use super::device::Device;
 use super::error::VkError;
 use crate::ids::{Id as _, IdVec, KernelId};
-use crate::plan::{Kernel, Plan};
+use crate::plan::{Kernel, Plan, Relay, relay};
 
 /// The most threads that compile.
 const MAX_THREADS: usize = 8;
@@ -26,6 +26,34 @@ pub(crate) struct Pipeline {
     pub(crate) set_layout: vk::DescriptorSetLayout,
     pub(crate) layout: vk::PipelineLayout,
     pub(crate) raw: vk::Pipeline,
+    /// Whether it takes the cells of relays and their push constants.
+    pub(crate) relays: bool,
+}
+
+impl Pipeline {
+    /// Records the push constants of a pass: its own, and behind them what it does with the cells of relays, if its module
+    /// has any.
+    ///
+    /// # Safety
+    ///
+    /// `commands` is recording, and the pipeline's layout lives as long as the recording.
+    pub(crate) unsafe fn push(
+        &self,
+        raw: &ash::Device,
+        commands: vk::CommandBuffer,
+        own: &[u8],
+        relay: &Relay,
+    ) {
+        let mut bytes = own.to_vec();
+        if self.relays {
+            bytes.extend(relay.words().map(u32::to_ne_bytes).concat());
+        }
+        if !bytes.is_empty() {
+            let stage = vk::ShaderStageFlags::COMPUTE;
+            // SAFETY: the caller's promise; the layout has a range of this size (`layouts`).
+            unsafe { raw.cmd_push_constants(commands, self.layout, stage, 0, &bytes) };
+        }
+    }
 }
 
 /// All pipelines of a session.
@@ -131,12 +159,15 @@ impl Pipelines {
 
 fn layouts(device: &Device, kernel: &Kernel) -> Result<Pipeline, VkError> {
     let failed = |result| VkError::call(format!("making the layout of `{}`", kernel.name), result);
+    let cells = kernel.relays.as_ref().map(|_| relay::BINDING);
     let bindings: Vec<_> = kernel
         .bindings
         .iter()
-        .map(|(number, _)| {
+        .map(|(number, _)| *number)
+        .chain(cells)
+        .map(|number| {
             vk::DescriptorSetLayoutBinding::default()
-                .binding(*number)
+                .binding(number)
                 .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
                 .descriptor_count(1)
                 .stage_flags(vk::ShaderStageFlags::COMPUTE)
@@ -149,9 +180,9 @@ fn layouts(device: &Device, kernel: &Kernel) -> Result<Pipeline, VkError> {
     let set_layouts = [set_layout];
     let push = [vk::PushConstantRange::default()
         .stage_flags(vk::ShaderStageFlags::COMPUTE)
-        .size(kernel.push_bytes)];
+        .size(kernel.push_size())];
     let mut info = vk::PipelineLayoutCreateInfo::default().set_layouts(&set_layouts);
-    if kernel.push_bytes > 0 {
+    if kernel.push_size() > 0 {
         info = info.push_constant_ranges(&push);
     }
     // SAFETY: as above.
@@ -164,6 +195,7 @@ fn layouts(device: &Device, kernel: &Kernel) -> Result<Pipeline, VkError> {
         set_layout,
         layout,
         raw: vk::Pipeline::null(),
+        relays: kernel.relays.is_some(),
     })
 }
 

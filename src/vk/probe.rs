@@ -14,7 +14,7 @@ use super::error::VkError;
 use super::pipeline::Pipelines;
 use super::upload::{Upload, everything};
 use crate::ids::{ArenaId, PassId};
-use crate::plan::Entry;
+use crate::plan::{Entry, Relay};
 
 /// Runs passes of one entry at one parity. Nothing may be in flight.
 pub(crate) struct Probe<'a> {
@@ -77,10 +77,8 @@ impl<'a> Probe<'a> {
                 let point = vk::PipelineBindPoint::COMPUTE;
                 raw.cmd_bind_pipeline(commands, point, pipeline.raw);
                 raw.cmd_bind_descriptor_sets(commands, point, pipeline.layout, 0, &[set], &[]);
-                if !info.push.is_empty() {
-                    let stage = vk::ShaderStageFlags::COMPUTE;
-                    raw.cmd_push_constants(commands, pipeline.layout, stage, 0, &info.push);
-                }
+                // A submit of its own waits for nothing.
+                pipeline.push(raw, commands, &info.push, &Relay::default());
                 let [x, y, z] = info.groups;
                 raw.cmd_dispatch(commands, x, y, z);
                 raw.cmd_pipeline_barrier2(commands, &dependency);

@@ -86,7 +86,7 @@ fn masks(barrier: Barrier, conditional: bool) -> vk::MemoryBarrier2<'static> {
                         | vk::AccessFlags2::CONDITIONAL_RENDERING_READ_EXT,
                 )
         }
-        Barrier::Memory | Barrier::Guard => from
+        Barrier::Memory | Barrier::Guard | Barrier::Relay => from
             .src_access_mask(vk::AccessFlags2::SHADER_STORAGE_WRITE)
             .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
             .dst_access_mask(
@@ -271,7 +271,9 @@ impl Walk<'_> {
                 }
                 Step::Barrier(barrier) => {
                     self.end_wave(commands);
-                    self.barrier(commands, *barrier);
+                    if *barrier != Barrier::Relay || self.parts_relays() {
+                        self.barrier(commands, *barrier);
+                    }
                 }
                 Step::Cut => {}
             }
@@ -281,6 +283,15 @@ impl Walk<'_> {
         }
         self.guarding(commands, false);
         self.end_wave(commands);
+    }
+
+    /// Whether passes that wait for each other in their own code have a barrier between them all the same: where each is
+    /// timed by itself, where the validation layer looks, which knows barriers alone, and on a CPU, which has nothing to
+    /// gain by waiting in a loop (lavapipe leaves a loop after 65,536 turns).
+    fn parts_relays(&self) -> bool {
+        !matches!(self.timing, Timing::Off | Timing::Ends)
+            || self.device.instance.validates
+            || self.device.info.kind == DeviceKind::Cpu
     }
 
     /// From here on what is recorded is left out where the guard is 0, or no longer.
@@ -344,6 +355,11 @@ impl Walk<'_> {
         let pipeline = self.pipelines.get(pass.kernel);
         let raw = &self.device.raw;
         self.begin_label(commands, pass, id);
+        let mut relay = pass.relay;
+        if self.parts_relays() {
+            // The barrier has waited.
+            relay.waits = None;
+        }
         // SAFETY: recording; all objects live as long as the recording, and sizes were checked (`fit`).
         unsafe {
             if self.bound != pipeline.raw {
@@ -358,15 +374,7 @@ impl Walk<'_> {
                 &[self.sets.get(self.parity, id)],
                 &[],
             );
-            if !pass.push.is_empty() {
-                raw.cmd_push_constants(
-                    commands,
-                    pipeline.layout,
-                    vk::ShaderStageFlags::COMPUTE,
-                    0,
-                    &pass.push,
-                );
-            }
+            pipeline.push(raw, commands, &pass.push, &relay);
             let [x, y, z] = pass.groups;
             raw.cmd_dispatch(commands, x, y, z);
             if let Some(labels) = &self.device.labels {

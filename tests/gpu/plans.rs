@@ -75,6 +75,7 @@ fn kernel(name: &str, glsl: &str, bindings: &[Access], push_bytes: u32, threads:
         local_size: [threads, 1, 1],
         shared_bytes: 0,
         full_subgroups: false,
+        relays: None,
         reference: vec![],
     }
 }
@@ -107,6 +108,7 @@ fn pass(
         groups: [groups, 1, 1],
         push: push.iter().flat_map(|word| word.to_ne_bytes()).collect(),
         guarded: false,
+        relay: Default::default(),
         binds: (0..)
             .zip(binds)
             .map(|(binding, (port, tensor, access))| Bind {
@@ -197,6 +199,7 @@ pub fn chain() -> Plan {
         source_hash: [0; 32],
         params: BTreeMap::new(),
         kernels: IdVec::from_iter([scale, sum]),
+        relay: None,
         arenas: IdVec::from_iter([
             arena(ArenaKind::Weight, BYTES),
             arena(ArenaKind::Transient, BYTES),

@@ -80,6 +80,7 @@ pub fn plan(weights: Vec<Weight>) -> Plan {
         source_hash: [0; 32],
         params: BTreeMap::new(),
         kernels: IdVec::new(),
+        relay: None,
         arenas: IdVec::new(),
         weights,
         entries: vec![],

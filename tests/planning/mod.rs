@@ -247,6 +247,7 @@ fn stand_in(bindings: Vec<(u32, Access)>, reference: Vec<String>) -> Kernel {
         local_size: [64, 1, 1],
         shared_bytes: 0,
         full_subgroups: false,
+        relays: None,
         reference,
     }
 }

@@ -216,6 +216,20 @@ impl OnDevice {
         Self::open_with(plan, options, &mut fill)
     }
 
+    /// Without validation, whatever the environment says: under it the runtime has barriers between passes that relay.
+    #[allow(dead_code)]
+    pub fn unchecked(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>) -> Self {
+        let options = SessionOptions {
+            device: wanted(),
+            ..SessionOptions::default()
+        };
+        let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
+            into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
+            Ok(())
+        };
+        Self::open_with(plan, options, &mut fill)
+    }
+
     /// Under validation inside and between submits, whatever the environment says; weights in the plan's order.
     pub fn checked(plan: &Plan, weights: &[Vec<u8>]) -> Self {
         // Without this switch the layer of Debian 12 looks at each submit alone.

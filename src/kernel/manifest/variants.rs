@@ -7,8 +7,8 @@ use super::Reader;
 use crate::codes::kernel as code;
 use crate::device::Feature;
 use crate::kernel::scope::Scope;
-use crate::kernel::syntax::{RawKernel, RawSpec, RawVariant};
-use crate::kernel::{SpecConst, Variant, select};
+use crate::kernel::syntax::{RawKernel, RawPort, RawSpec, RawVariant};
+use crate::kernel::{Relays, SpecConst, Variant, select};
 use crate::text::ast::Name;
 
 impl Reader {
@@ -38,11 +38,35 @@ impl Reader {
         }
         raw.variants
             .iter()
-            .map(|variant| self.variant(variant, scope))
+            .map(|variant| self.variant(variant, &raw.ports, scope))
             .collect()
     }
 
-    fn variant(&mut self, raw: &RawVariant, outer: &Scope) -> Variant {
+    /// The numbers of the ports that a variant reads before it waits.
+    fn early(&mut self, names: &[Name], ports: &[(Name, RawPort)]) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        for name in names {
+            let known = ports.iter().position(|(port, _)| port.value == name.value);
+            match known {
+                Some(number) if !ports[number].1.access().writes() => numbers.push(number as u32),
+                _ => self.inconsistent(
+                    name,
+                    format!(
+                        "`relays` names `{}`, which is no port that is only read",
+                        name.value
+                    ),
+                ),
+            }
+        }
+        numbers
+    }
+
+    fn variant(
+        &mut self,
+        raw: &RawVariant,
+        raw_ports: &[(Name, RawPort)],
+        outer: &Scope,
+    ) -> Variant {
         if !raw.shader.value.ends_with(".comp") || raw.shader.value.contains("..") {
             self.inconsistent(
                 &raw.shader,
@@ -78,6 +102,10 @@ impl Reader {
             .shared_bytes
             .as_ref()
             .map(|text| self.expr(text, &scope));
+        let relays = raw.relays.as_ref().map(|relays| Relays {
+            before: self.early(&relays.before, raw_ports),
+            when: relays.when.as_ref().map(|text| self.expr(text, outer)),
+        });
         Variant {
             name: raw.name.value.clone(),
             shader: raw.shader.value.clone(),
@@ -89,6 +117,7 @@ impl Reader {
             local_size: [0, 1, 2].map(|axis| self.expr(&raw.local_size[axis], &scope)),
             dispatch: [0, 1, 2].map(|axis| self.expr(&raw.dispatch[axis], &scope)),
             shared_bytes,
+            relays,
         }
     }
 

@@ -15,6 +15,7 @@
 //!    holds for every order inside a wave.
 //! 5. Sharing: weights, state and carries of one name are the same bytes in every entry; what the host touches for one
 //!    parity is disjoint from what any entry touches for the other.
+//! 6. Relays: where passes wait for each other in their own code, they wait for what a barrier would wait for.
 //!
 //! [`verify_against`] adds that an entry runs the passes of its graph on the values of its graph.
 
@@ -22,6 +23,7 @@ mod against;
 mod bytes;
 mod contents;
 mod order;
+mod relay;
 mod sharing;
 
 use std::collections::BTreeSet;
@@ -47,6 +49,8 @@ pub enum Rule {
     Order,
     /// Memory that entries or parities share but must not, or must share but do not.
     Sharing,
+    /// A pass that waits in its own code for something else than the pass before it.
+    Relay,
     /// A difference between a plan and its graph.
     Graph,
 }
@@ -136,6 +140,7 @@ pub fn verify(plan: &Plan) -> Result<Proof, Vec<Violation>> {
     }
     order::check(plan, &mut found);
     sharing::check(plan, &mut found);
+    relay::check(plan, &mut found);
     found.result()?;
     let count = |of: fn(&Entry) -> usize| plan.entries.iter().map(|entry| of(entry) as u64).sum();
     Ok(Proof {

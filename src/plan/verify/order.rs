@@ -47,7 +47,8 @@ impl Unsettled {
     fn settle(&mut self, barrier: Barrier) {
         match barrier {
             Barrier::Guard => *self = Self::default(),
-            Barrier::Memory => {
+            // That the passes on both sides do keep to it is shown by `relay`.
+            Barrier::Memory | Barrier::Relay => {
                 self.writes = Bytes::default();
                 self.reads = Bytes::default();
             }

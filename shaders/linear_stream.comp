@@ -1,0 +1,301 @@
+// x w^T for one row and w in int8 or int4, for passes that relay (include/relay.glsl): the first loads of w are on their way
+// before x is there. Products are those of `linear_dot.comp`: x is taken apart into two int8 for each element and a scale
+// for 32 of them, whole rows of it in shared memory.
+//
+// There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its
+// teams of 32 invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each
+// invocation. IN_K such loads of TOGETHER column tiles are under way, each asked for again as soon as it is used. The sums of a
+// column meet in shared memory when all tiles are through.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_integer_dot_product : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_quad : require
+#include "include/storage.glsl"
+
+layout(local_size_x = LOCAL_X) in;
+#define W_BY_16_BYTES
+#include "include/linear_io.glsl"
+
+#include "include/gemv_operands.glsl"
+#include "include/apart.glsl"
+
+const uint TILES = (ROW_VECTORS + 3) / 4;
+const uint UNDER_WAY = TOGETHER * IN_K;
+// Runs of IN_K tiles of a team in a column tile, and whether each of them is whole.
+const uint RUNS = (TILES + IN_K * TEAMS - 1) / (IN_K * TEAMS);
+#if ROW / PER % (4 * IN_K * TEAMS) == 0
+#define EVEN 1
+#else
+#define EVEN 0
+#endif
+
+// x as w meets it, first all high parts, then all low ones. For int8: 16 elements a vector. For int4, whose words hold even
+// elements in low and odd ones in high nibbles: the even elements of a group, and GROUPS vectors further its odd ones.
+const uint GROUPS = ROW / 32;
+const uint LOW = 2 * GROUPS;
+shared uvec4 parts_of_x[2 * LOW];
+shared float x_scale[GROUPS];
+#if W_INT4
+// The sum of each group.
+shared float x_sum[GROUPS];
+#endif
+// Of four columns and each team: their sums.
+shared vec4 sums[2 * MOST * TEAMS];
+#if HAS_GAIN
+shared float square_parts[SUBGROUPS];
+#endif
+
+uint team = gl_LocalInvocationID.x / 32;
+uint lane = gl_LocalInvocationID.x % 32;
+
+// x by 16 bytes.
+layout(binding = BIND_X) RELAYED readonly buffer In0Vectors { uvec4 x_vectors[]; };
+#if X_F16
+#define PER_EIGHTH 1
+#else
+#define PER_EIGHTH 2
+#endif
+
+// Takes x apart, eight elements an invocation and turn, whose neighbours in a quad have the others of their group.
+void take_apart() {
+    const uint TURNS = (ROW / 8 + LOCAL_X - 1) / LOCAL_X;
+    // All that is read, before any of it is used.
+    uvec4 raw[TURNS * PER_EIGHTH];
+    [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
+        uint eighth = min(turn * LOCAL_X + gl_LocalInvocationID.x, ROW / 8 - 1);
+        [[unroll]] for (uint i = 0; i < PER_EIGHTH; i++) {
+            raw[turn * PER_EIGHTH + i] = x_vectors[PER_EIGHTH * eighth + i];
+        }
+    }
+#if HAS_GAIN
+    vec4 factors[2 * TURNS];
+    [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
+        uint eighth = min(turn * LOCAL_X + gl_LocalInvocationID.x, ROW / 8 - 1);
+        factors[2 * turn] = gain[2 * eighth];
+        factors[2 * turn + 1] = gain[2 * eighth + 1];
+    }
+    float squares = 0.0;
+#endif
+    [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
+        // Never: it keeps the compiler from working on several turns at once, which takes registers that the next pass needs.
+        if (turn > 0 && n == 0) {
+            barrier();
+        }
+        uint eighth = turn * LOCAL_X + gl_LocalInvocationID.x;
+        bool inside = ROW / 8 % LOCAL_X == 0 || eighth < ROW / 8;
+#if X_F16
+        uvec4 halves = raw[turn];
+        vec4 v[2] = vec4[2](vec4(unpackHalf2x16(halves.x), unpackHalf2x16(halves.y)), vec4(unpackHalf2x16(halves.z), unpackHalf2x16(halves.w)));
+#else
+        vec4 v[2] = vec4[2](uintBitsToFloat(raw[2 * turn]), uintBitsToFloat(raw[2 * turn + 1]));
+#endif
+        uint peak = 0;
+        [[unroll]] for (uint i = 0; i < 2; i++) {
+#if HAS_GAIN
+            squares += inside ? dot(v[i], v[i]) : 0.0;
+            v[i] *= factors[2 * turn + i];
+#endif
+            uvec4 bits = floatBitsToUint(v[i]) & 0x7fffffff;
+            peak = max(peak, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+        }
+        peak = max(peak, subgroupQuadSwapHorizontal(peak));
+        peak = max(peak, subgroupQuadSwapVertical(peak));
+        float largest = uintBitsToFloat(peak);
+        float levels = largest > 0.0 ? LEVELS / largest : 0.0;
+        uvec4 a = levels_of(v[0], levels);
+        uvec4 b = levels_of(v[1], levels);
+        uint group = eighth / 4;
+#if W_INT4
+        uvec4 both = a + b;
+        int total = int(both.x + both.y + both.z + both.w - 8 * (floatBitsToUint(SHIFT) + BIAS));
+        total += subgroupQuadSwapHorizontal(total);
+        total += subgroupQuadSwapVertical(total);
+#endif
+        if (inside) {
+            if (eighth % 4 == 0) {
+                x_scale[group] = largest / LEVELS;
+#if W_INT4
+                x_sum[group] = largest / LEVELS * float(total);
+#endif
+            }
+#if W_INT4
+            uvec2 even = parts_of(uvec4(a.xz, b.xz));
+            uvec2 odd = parts_of(uvec4(a.yw, b.yw));
+            parts_of_x[group][eighth % 4] = even.x;
+            parts_of_x[GROUPS + group][eighth % 4] = odd.x;
+            parts_of_x[LOW + group][eighth % 4] = even.y;
+            parts_of_x[LOW + GROUPS + group][eighth % 4] = odd.y;
+#else
+            uvec2 first_four = parts_of(a);
+            uvec2 last_four = parts_of(b);
+            uint vector = eighth / 2;
+            if (eighth % 2 == 0) {
+                parts_of_x[vector].xy = uvec2(first_four.x, last_four.x);
+                parts_of_x[LOW + vector].xy = uvec2(first_four.y, last_four.y);
+            } else {
+                parts_of_x[vector].zw = uvec2(first_four.x, last_four.x);
+                parts_of_x[LOW + vector].zw = uvec2(first_four.y, last_four.y);
+            }
+#endif
+        }
+    }
+#if HAS_GAIN
+    squares = subgroupAdd(squares);
+    if (gl_SubgroupInvocationID == 0) {
+        square_parts[gl_SubgroupID] = squares;
+    }
+#endif
+    barrier();
+}
+
+// What a group shares, as bits: widened where it is used, since widening waits for the load.
+#if W_INT4
+#define BITS uint
+#define SHARED_BY(bits) unpackHalf2x16(bits)
+const uint FIRST_GROUP = COLUMNS * ROW / 8;
+#else
+#define BITS uint16_t
+#define SHARED_BY(bits) unpackHalf2x16(bits).x
+const uint FIRST_GROUP = COLUMNS * ROW / 2;
+#endif
+
+// What is read of x for vector `vector` of a row of w.
+struct Part {
+#if W_INT4
+    uvec4 highs[2];
+    uvec4 lows[2];
+    float sum;
+#else
+    uvec4 highs;
+    uvec4 lows;
+#endif
+    float scale;
+};
+
+Part part_of(uint vector) {
+#if W_INT4
+    return Part(uvec4[2](parts_of_x[vector], parts_of_x[GROUPS + vector]),
+                uvec4[2](parts_of_x[LOW + vector], parts_of_x[LOW + GROUPS + vector]), x_sum[vector], x_scale[vector]);
+#else
+    return Part(parts_of_x[vector], parts_of_x[LOW + vector], x_scale[vector / 2]);
+#endif
+}
+
+// The products of 16 bytes of w with x.
+float product(uvec4 q, uint bits, Part part) {
+    GROUP shared_by = SHARED_BY(bits);
+#if W_INT4
+    uvec4 even = q & 0x0f0f0f0f;
+    uvec4 odd = q >> 4 & 0x0f0f0f0f;
+    int sum = dots(odd, part.highs[1], dots(even, part.highs[0], 0));
+    sum = dots(odd, part.lows[1], dots(even, part.lows[0], sum << 7));
+    return float(sum) * (part.scale * shared_by.x) + part.sum * shared_by.y;
+#else
+    int sum = dots(q, part.lows, dots(q, part.highs, 0) << 7);
+    return float(sum) * (part.scale * shared_by);
+#endif
+}
+
+// The first loads of w must not move behind the wait, where compilers would put them; volatile ones stay.
+layout(binding = BIND_W) volatile readonly buffer In1First { uvec4 w_first[]; };
+layout(binding = BIND_W) volatile readonly buffer In1FirstShared { BITS w_first_scale[]; };
+layout(binding = BIND_W) readonly buffer In1Bits { BITS w_bits[]; };
+
+// The i-th tile of the team in a run of a column tile, and whether it is there.
+#define TILE(run, i) (((run) * IN_K + (i)) * TEAMS + team)
+#define THERE(run, i) (EVEN == 1 || 4 * TILE(run, i) + lane % 4 < ROW_VECTORS)
+
+// Where the invocation's vector of a column tile's tile stands; where none is left out and none has an edge, from one
+// place on at distances that are known.
+#if WHOLE_TILES && EVEN
+#define START ((8 * gl_WorkGroupID.x * ROW_VECTORS + 32 * team) + lane)
+#define AT(start, number, run, c, i) ((start) + 8 * GRID * ROW_VECTORS * (c) + 32 * TEAMS * (i))
+#else
+#define START 0
+#define AT(start, number, run, c, i) \
+    w_vector(w_row(min(8 * (gl_WorkGroupID.x + ((number) + (c)) * GRID) + lane / 4, n - 1)), min(TILE(run, i), TILES - 1), lane % 4)
+#endif
+
+// The loads of a run, for the c-th column tile from the `number`-th of this workgroup on.
+#define LOAD(from, scales, start, number, run, c, i) \
+    if ((number) + (c) < tiles) { \
+        uint at = AT(start, number, run, c, i); \
+        q[(c) * IN_K + (i)] = from[at]; \
+        bits[(c) * IN_K + (i)] = uint(scales[FIRST_GROUP + at / (32 / PER)]); \
+    }
+
+void main() {
+    uint tiles = (n / 8 + min(n % 8, 1) + GRID - 1 - gl_WorkGroupID.x) / GRID;
+    uint start = START;
+    uvec4 q[UNDER_WAY];
+    uint bits[UNDER_WAY];
+    [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
+        [[unroll]] for (uint i = 0; i < IN_K; i++) {
+            LOAD(w_first, w_first_scale, start, 0, 0, c, i)
+        }
+    }
+    RELAY_WAIT();
+    take_apart();
+    [[dont_unroll]] for (uint number = 0; number < tiles; number += TOGETHER) {
+        float acc[TOGETHER];
+        [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
+            acc[c] = 0.0;
+        }
+        [[dont_unroll]] for (uint run = 0; run < RUNS; run++) {
+            uint next_number = run + 1 < RUNS ? number : number + TOGETHER;
+            uint next_run = run + 1 < RUNS ? run + 1 : 0;
+            start += run + 1 < RUNS ? 32 * TEAMS * IN_K : 8 * GRID * ROW_VECTORS * TOGETHER - 32 * TEAMS * IN_K * (RUNS - 1);
+            [[unroll]] for (uint i = 0; i < IN_K; i++) {
+                Part part = part_of(EVEN == 1 ? 4 * TILE(run, i) + lane % 4 : min(4 * TILE(run, i) + lane % 4, ROW_VECTORS - 1));
+                [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
+                    if (THERE(run, i) && (c == 0 || number + c < tiles)) {
+                        acc[c] += product(q[c * IN_K + i], bits[c * IN_K + i], part);
+                    }
+                    LOAD(w, w_bits, start, next_number, next_run, c, i)
+                }
+            }
+        }
+        [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
+            if (c == 0 || number + c < tiles) {
+                acc[c] += subgroupQuadSwapHorizontal(acc[c]);
+                acc[c] += subgroupQuadSwapVertical(acc[c]);
+                if (lane % 4 == 0) {
+                    sums[(2 * (number + c) + lane / 16) * TEAMS + team][lane / 4 % 4] = acc[c];
+                }
+            }
+        }
+    }
+    // A quad has four columns, and each invocation of it some of the teams.
+    uint four = gl_LocalInvocationID.x / 4;
+    uint column = 8 * (gl_WorkGroupID.x + four / 2 * GRID) + four % 2 * 4;
+    Ahead before = ahead(0, column);
+    barrier();
+    [[dont_unroll]] for (; four < 2 * tiles; four += LOCAL_X / 4) {
+        vec4 sum = vec4(0.0);
+        [[unroll]] for (uint first = 0; first < TEAMS; first += 4) {
+            uint part = first + gl_LocalInvocationID.x % 4;
+            if (TEAMS % 4 == 0 || part < TEAMS) {
+                sum += sums[four * TEAMS + part];
+            }
+        }
+        sum += subgroupQuadSwapHorizontal(sum);
+        sum += subgroupQuadSwapVertical(sum);
+#if HAS_GAIN
+        float squares = 0.0;
+        [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
+            squares += square_parts[subgroup];
+        }
+        sum *= rms_scale(squares);
+#endif
+        column = 8 * (gl_WorkGroupID.x + four / 2 * GRID) + four % 2 * 4;
+        if (four >= LOCAL_X / 4) {
+            before = ahead(0, column);
+        }
+        if (gl_LocalInvocationID.x % 4 == 0) {
+            finish(0, column, sum, before);
+        }
+    }
+    RELAY_DONE();
+}

@@ -1,0 +1,236 @@
+//! Passes that wait for each other in their own code: which passes of a plan do, that the verifier sees every way in which
+//! they could wait for the wrong thing, and that a chain computes on the device what the interpreter does, forward after
+//! forward, with and, where the device has workgroups that wait, without barriers between its passes.
+#![cfg(all(feature = "gpu", feature = "shaderc"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use graphc::compile::Job;
+use graphc::device::{DeviceProfile, Feature};
+use graphc::dtype::DType;
+use graphc::formula::{decode, encode};
+use graphc::graph::Request;
+use graphc::ids::PassId;
+use graphc::plan::verify::{Rule, verify};
+use graphc::plan::{Barrier, Plan, Relay, Step, Weight};
+use graphc::span::{SourceError, Sources};
+use graphc::weights::RandomWeights;
+use support::gpu::{Bytes, OnDevice, build, profile, run_interpreter_often};
+use support::random::Random;
+
+/// A block of a decoder without its attention: the chain is all five passes. Sizes leave a rest in every tile.
+const GRAPH: &str = r#"Graph(
+    name: "block", params: {}, dtypes: { "act": "f32", "weight": "int8" },
+    dims: { "d": Is("96"), "f": Is("1056") },
+    inputs: { "x": Tensor("f32", ["1", "d"]) },
+    body: [
+        Weight(name: "g", dtype: "f32", shape: ["d"], from: Tensor("g.weight")),
+        Weight(name: "up", dtype: "weight", shape: ["f", "d"], from: Tensor("up.weight")),
+        Weight(name: "down", dtype: "weight", shape: ["d", "f"], from: Tensor("down.weight")),
+        Pass(kernel: "linear", in: { "x": "x", "w": "up", "gain": "g" }, out: { "y": "a" }, set: { "act": "silu", "eps": "1e-5" }),
+        Pass(kernel: "linear", in: { "x": "a", "w": "down", "residual": "x" }, out: { "y": "b" }),
+        Pass(kernel: "rms_norm", in: { "x": "b", "weight": "g" }, out: { "y": "c" }, set: { "eps": "1e-5" }),
+        Pass(kernel: "linear", in: { "x": "c", "w": "up" }, out: { "y": "e" }, set: { "act": "silu" }),
+        Pass(kernel: "linear", in: { "x": "e", "w": "down", "residual": "b" }, out: { "y": "y" }),
+    ],
+    outputs: ["y"],
+)"#;
+const CHAIN: usize = 5;
+
+struct With;
+
+impl Sources for With {
+    fn read(&self, path: &str) -> Result<String, SourceError> {
+        match path {
+            "block.ron" => Ok(GRAPH.into()),
+            path => support::sources().read(path),
+        }
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, SourceError> {
+        support::sources().list(path)
+    }
+}
+
+fn compiled(device: &DeviceProfile) -> Plan {
+    let request = [Request::default()];
+    let mut job = Job::new("block.ron", &With, device, &request);
+    if device.features.contains(&Feature::Relay) {
+        job.variants.insert("linear".into(), "stream".into());
+    }
+    build(&mut job).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn chained() -> Plan {
+    compiled(&profile())
+}
+
+fn relays(plan: &Plan) -> usize {
+    let steps = plan.entries[0].steps.iter();
+    steps
+        .filter(|step| **step == Step::Barrier(Barrier::Relay))
+        .count()
+}
+
+fn weights(weight: &Weight) -> Vec<u8> {
+    let bytes = weight.dtype.size_of(&weight.shape).unwrap();
+    let mut bytes = vec![0; bytes as usize];
+    RandomWeights::new(7).write(weight, 0, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_chain_is_made_of_passes_that_relay_and_only_where_the_device_can() {
+    let plan = chained();
+    assert_eq!(relays(&plan), CHAIN - 1);
+    let cells = plan.relay.map(|arena| plan.arenas[arena].bytes / 4);
+    assert_eq!(cells, Some(CHAIN as u64 - 1));
+    verify(&plan).unwrap();
+
+    let mut device = profile();
+    device.features.remove(&Feature::Relay);
+    let plan = compiled(&device);
+    assert_eq!((relays(&plan), plan.relay), (0, None));
+    assert!(plan.kernels.iter().all(|kernel| kernel.relays.is_none()));
+}
+
+#[test]
+fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
+    let plan = chained();
+    let passes: Vec<PassId> = plan.entries[0].passes.ids().collect();
+    let mutants = std::cell::Cell::new(0);
+    let rejected = |what: &str, change: &dyn Fn(&mut Plan)| {
+        let mut mutant = plan.clone();
+        change(&mut mutant);
+        assert_ne!(mutant, plan, "{what}");
+        let violations = verify(&mutant).expect_err(what);
+        let found = violations.iter().any(|violation| {
+            violation.rule == Rule::Relay
+                && (violation.pass.is_some() || violation.tensor.is_some())
+        });
+        assert!(found, "{what}: {violations:#?}");
+        mutants.set(mutants.get() + 1);
+    };
+    for (place, id) in passes.iter().copied().enumerate() {
+        let relay = |plan: &mut Plan, change: &dyn Fn(&mut Relay)| {
+            change(&mut plan.entries[0].passes[id].relay);
+        };
+        let own = plan.entries[0].passes[id].relay;
+        if let Some((cell, count)) = own.waits {
+            rejected("does not wait", &|plan| {
+                relay(plan, &|one| one.waits = None)
+            });
+            for count in [0, count - 1, count + 1] {
+                rejected("waits too short or for ever", &|plan| {
+                    relay(plan, &|one| one.waits = Some((cell, count)));
+                });
+            }
+            rejected("waits for another pass", &|plan| {
+                relay(plan, &|one| one.waits = Some(((cell + 1) % 4, count)));
+            });
+        }
+        if let Some(cell) = own.signals {
+            rejected("does not signal", &|plan| {
+                relay(plan, &|one| one.signals = None)
+            });
+            rejected("signals another cell", &|plan| {
+                relay(plan, &|one| one.signals = Some((cell + 1) % 4));
+            });
+        } else {
+            rejected("signals nobody", &|plan| {
+                relay(plan, &|one| one.signals = Some(0))
+            });
+        }
+        if own.clears.is_some() {
+            rejected("does not clear", &|plan| {
+                relay(plan, &|one| one.clears = None)
+            });
+        }
+        // A cell that is waited for at that time, or added to.
+        for cell in [place.saturating_sub(1), place] {
+            rejected("clears what is in use", &|plan| {
+                relay(plan, &|one| one.clears = Some(cell as u32));
+            });
+        }
+        rejected("uses a cell that is not there", &|plan| {
+            relay(plan, &|one| one.clears = Some(4));
+        });
+        rejected("has a kernel that does not relay", &|plan| {
+            let kernel = plan.entries[0].passes[id].kernel;
+            plan.kernels[kernel].relays = None;
+        });
+        if place > 0 {
+            rejected("reads before it waits what the chain writes", &|plan| {
+                let kernel = plan.entries[0].passes[id].kernel;
+                plan.kernels[kernel].relays = Some(vec![0]);
+            });
+            rejected("is guarded, unlike the others", &|plan| {
+                plan.entries[0].passes[id].guarded = true;
+            });
+        }
+    }
+    rejected("has a barrier where the next pass still waits", &|plan| {
+        let steps = &mut plan.entries[0].steps;
+        let at = steps
+            .iter()
+            .position(|step| *step == Step::Barrier(Barrier::Relay));
+        steps[at.unwrap()] = Step::Barrier(Barrier::Memory);
+    });
+    for change in [Some(Step::Barrier(Barrier::Execution)), None] {
+        rejected("starts where cells are not seen", &|plan| {
+            let steps = &mut plan.entries[0].steps;
+            assert_eq!(steps[0], Step::Barrier(Barrier::Memory));
+            match &change {
+                Some(step) => steps[0] = step.clone(),
+                None => drop(steps.remove(0)),
+            }
+        });
+    }
+    rejected("has its cells where a tensor lies", &|plan| {
+        plan.relay = Some(plan.entries[0].tensors.iter().next().unwrap().arena);
+    });
+    assert!(mutants.get() > 50, "{}", mutants.get());
+}
+
+/// Forwards of fresh inputs one after another, so that cells count from where the last forward left them.
+fn forwards(plan: &Plan, mut device: OnDevice) {
+    let mut random = Random::from_env("relay");
+    let inputs: Vec<Bytes> = (0..5)
+        .map(|_| {
+            let x: Vec<f64> = (0..96).map(|_| 2.0 * random.unit() - 1.0).collect();
+            BTreeMap::from([("x".to_string(), encode(DType::F32, &x))])
+        })
+        .collect();
+    for input in &inputs {
+        let ticket = device.submit(0, input);
+        let got = decode(DType::F32, &device.wait(0, ticket)["y"]).unwrap();
+        let want = run_interpreter_often(plan, weights, &[input]);
+        let want = decode(DType::F32, &want["y"]).unwrap();
+        let rms = (want.iter().map(|v| v * v).sum::<f64>() / want.len() as f64).sqrt();
+        let worst = got
+            .iter()
+            .zip(&want)
+            .map(|(got, want)| (got - want).abs() / (want.abs() + rms))
+            .fold(0.0, f64::max);
+        assert!(
+            rms > 0.0 && worst < 2e-3,
+            "rms {rms:.2e}, error {worst:.2e}"
+        );
+    }
+}
+
+#[test]
+fn a_chain_gives_the_numbers_of_the_interpreter() {
+    let plan = chained();
+    let device = OnDevice::unchecked(&plan, weights);
+    forwards(&plan, device);
+}
+
+#[test]
+fn a_chain_says_nothing_wrong_to_the_validation_layer() {
+    let plan = chained();
+    let bytes: Vec<Vec<u8>> = plan.weights.iter().map(weights).collect();
+    forwards(&plan, OnDevice::checked(&plan, &bytes));
+}
