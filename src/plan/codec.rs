@@ -25,7 +25,7 @@
 //! # };
 //! let mut bytes = encode(&plan)?;
 //! assert_eq!(&bytes[..8], b"\x89graphc\n");
-//! assert_eq!(bytes[8..12], 6u32.to_le_bytes()); // the format number
+//! assert_eq!(bytes[8..12], 7u32.to_le_bytes()); // the format number
 //! let payload = bytes.len() as u64 - 60;
 //! assert_eq!(bytes[12..20], payload.to_le_bytes());
 //! assert_eq!(decode(&bytes)?, plan);

@@ -266,9 +266,11 @@ mod tests {
         let tuned = tune(found.clone(), &shipped(), &mut map).unwrap();
         assert_eq!((tuned.name, tuned.roofs), (file.name, file.roofs));
         assert_eq!(tuned.limits.max_allocation, found.limits.max_allocation);
-        let measured = Feature::CoopmatLanes;
-        assert!(file.features.contains(&measured) && !found.features.contains(&measured));
-        let with: BTreeSet<Feature> = found.features.iter().copied().chain([measured]).collect();
+        let measured = [Feature::CoopmatLanes, Feature::Relay];
+        for feature in measured {
+            assert!(file.features.contains(&feature) && !found.features.contains(&feature));
+        }
+        let with: BTreeSet<Feature> = found.features.iter().copied().chain(measured).collect();
         assert_eq!(tuned.features, with);
         found.name = "some other device".into();
         assert_eq!(tune(found.clone(), &shipped(), &mut map).unwrap(), found);
