@@ -115,8 +115,8 @@ fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
         assert_ne!(mutant, plan, "{what}");
         let violations = verify(&mutant).expect_err(what);
         let found = violations.iter().any(|violation| {
-            violation.rule == Rule::Relay
-                && (violation.pass.is_some() || violation.tensor.is_some())
+            let named = violation.pass.is_some() || violation.tensor.is_some();
+            violation.rule == Rule::Shape || violation.rule == Rule::Relay && named
         });
         assert!(found, "{what}: {violations:#?}");
         mutants.set(mutants.get() + 1);
@@ -196,6 +196,10 @@ fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
             }
         });
     }
+    rejected("has no cells", &|plan| plan.relay = None);
+    rejected("has cells that are not there", &|plan| {
+        plan.relay = Some(graphc::ids::ArenaId(99));
+    });
     rejected("has its cells where a tensor lies", &|plan| {
         plan.relay = Some(plan.entries[0].tensors.iter().next().unwrap().arena);
     });

@@ -87,8 +87,18 @@ impl Plan {
                 );
             }
         }
+        if let Some(id) = self.relay {
+            let arena = self.arenas.get(id);
+            if arena.is_none_or(|arena| arena.kind != ArenaKind::State) {
+                return wrong("relay", format!("arena {} is no state arena", id.0));
+            }
+        }
         for (id, kernel) in self.kernels.enumerate() {
             kernel_fits(kernel, &self.limits)
+                .and_then(|()| match (&kernel.relays, self.relay) {
+                    (Some(_), None) => Err("it relays, but the plan has no cells".into()),
+                    _ => Ok(()),
+                })
                 .or_else(|message| wrong(format!("kernel {} `{}`", id.0, kernel.label), message))?;
         }
         for weight in &self.weights {
@@ -238,6 +248,26 @@ impl Plan {
                 pass.push.len(),
                 kernel.push_bytes
             ));
+        }
+        let relay = &pass.relay;
+        let cells = [
+            relay.waits.map(|(cell, _)| cell),
+            relay.signals,
+            relay.clears,
+        ];
+        let room = self.relay.and_then(|arena| self.arenas.get(arena));
+        let room = room.map_or(0, |arena| arena.bytes / 4);
+        for cell in cells.into_iter().flatten() {
+            if kernel.relays.is_none() || u64::from(cell) >= room {
+                return Err(format!(
+                    "it uses cell {cell} of {room}, with a kernel that {}",
+                    if kernel.relays.is_some() {
+                        "relays"
+                    } else {
+                        "does not relay"
+                    }
+                ));
+            }
         }
         for (axis, count) in pass.groups.iter().enumerate() {
             let limit = self.limits.max_workgroup_count[axis];

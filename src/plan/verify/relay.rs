@@ -16,7 +16,7 @@ pub(super) fn check(plan: &Plan, found: &mut Found) {
     let mut signalled: BTreeMap<u32, (usize, PassId)> = BTreeMap::new();
     for (index, entry) in plan.entries.iter().enumerate() {
         let chains = chains(plan, entry, found);
-        cells(plan, (index, entry), &chains, &mut signalled, found);
+        cells((index, entry), &chains, &mut signalled, found);
     }
     let Some(arena) = plan.relay else { return };
     for entry in &plan.entries {
@@ -123,16 +123,14 @@ fn writes(entry: &Entry, pass: &PassInfo, tensor: &crate::plan::Tensor) -> bool 
     })
 }
 
-/// Every cell is added to by one pass of all entries, and cleared once, when nobody waits for it.
+/// Every cell is added to by one pass of all entries, and cleared once, when nobody waits for it. That it is there and that
+/// the kernel relays is shape ([`Plan::validate`]).
 fn cells(
-    plan: &Plan,
     (index, entry): (usize, &Entry),
     chains: &[Vec<PassId>],
     signalled: &mut BTreeMap<u32, (usize, PassId)>,
     found: &mut Found,
 ) {
-    let room = plan.relay.and_then(|arena| plan.arenas.get(arena));
-    let room = room.map_or(0, |arena| arena.bytes / 4);
     let mut places: BTreeMap<u32, Place> = BTreeMap::new();
     let mut cleared: BTreeMap<u32, PassId> = BTreeMap::new();
     let each = || {
@@ -145,21 +143,6 @@ fn cells(
         let pass = &entry.passes[id];
         let relay = &pass.relay;
         let mut say = |message: String| found.add(Rule::Relay, entry, Some(id), None, message);
-        let used = [
-            relay.waits.map(|(cell, _)| cell),
-            relay.signals,
-            relay.clears,
-        ];
-        let mut used = used.into_iter().flatten();
-        if let Some(cell) = used.clone().find(|cell| u64::from(*cell) >= room) {
-            say(format!("pass `{}` uses cell {cell} of {room}", pass.path));
-        }
-        if used.next().is_some() && plan.kernels[pass.kernel].relays.is_none() {
-            say(format!(
-                "pass `{}` uses cells, but its kernel does not relay",
-                pass.path
-            ));
-        }
         if let Some(cell) = relay.signals {
             if place.1 + 1 == length {
                 say(format!(
