@@ -2,9 +2,9 @@
 // before x is there. Products are those of `linear_dot.comp`: x is taken apart into two int8 for each element and a scale
 // for 32 of them, whole rows of it in shared memory.
 //
-// There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its
-// teams of 32 invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each
-// invocation. IN_K such loads of TOGETHER column tiles are under way, each asked for again as soon as it is used. The sums of a
+// There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its teams of 32
+// invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each invocation. IN_K
+// such loads of each of TOGETHER column tiles are under way, and as soon as one is used the next is asked for. The sums of a
 // column meet in shared memory when all tiles are through.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -79,10 +79,6 @@ void take_apart() {
     float squares = 0.0;
 #endif
     [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
-        // Never: it keeps the compiler from working on several turns at once, which takes registers that the next pass needs.
-        if (turn > 0 && n == 0) {
-            barrier();
-        }
         uint eighth = turn * LOCAL_X + gl_LocalInvocationID.x;
         bool inside = ROW / 8 % LOCAL_X == 0 || eighth < ROW / 8;
 #if X_F16
