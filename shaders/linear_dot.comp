@@ -21,7 +21,6 @@ layout(local_size_x = LOCAL_X) in;
 #include "include/linear_io.glsl"
 
 #include "include/gemv_operands.glsl"
-#include "include/apart.glsl"
 
 // Eight neighbours of x are an eighth, four of which are a group.
 const uint EIGHTHS = CHUNK / 8;
@@ -36,11 +35,10 @@ const uint TILES = (ROW_VECTORS + 3) / 4;
 const uint FOURS = SUBGROUPS / SPLIT * COLUMNS * DOWN / 4;
 const uint MEET = SPLIT * ACROSS;
 
-// x as w meets it, first all high parts, then all low ones; in the end sums, as bits. For int8: 16 elements a vector. For
-// int4, whose words hold even elements in low and odd ones in high nibbles: the even elements of a group, and GROUPS
-// vectors further its odd ones.
+// x taken apart; in the end sums, as bits.
 const uint LOW = ROWS * CHUNK / 16;
 shared uvec4 tile[max(2 * LOW, ROWS * FOURS * MEET)];
+#include "include/apart.glsl"
 shared float x_scale[GROUPS];
 // The largest element of each eighth, as the bits of its magnitude: these are in the order of the numbers, and NaN is
 // above all.
@@ -101,26 +99,9 @@ void take_apart(uint first) {
             uvec4 a = levels_of(held[r * TURNS + turn][0], levels);
             uvec4 b = levels_of(held[r * TURNS + turn][1], levels);
 #if W_INT4
-            uvec4 sum = a + b;
-            totals[group][eighth % 4] = int(sum.x + sum.y + sum.z + sum.w - 8 * (floatBitsToUint(SHIFT) + BIAS));
-            uvec2 even = parts_of(uvec4(a.xz, b.xz));
-            uvec2 odd = parts_of(uvec4(a.yw, b.yw));
-            tile[group][eighth % 4] = even.x;
-            tile[GROUPS + group][eighth % 4] = odd.x;
-            tile[LOW + group][eighth % 4] = even.y;
-            tile[LOW + GROUPS + group][eighth % 4] = odd.y;
-#else
-            uvec2 first_four = parts_of(a);
-            uvec2 last_four = parts_of(b);
-            uint vector = r * (CHUNK / 16) + eighth / 2;
-            if (eighth % 2 == 0) {
-                tile[vector].xy = uvec2(first_four.x, last_four.x);
-                tile[LOW + vector].xy = uvec2(first_four.y, last_four.y);
-            } else {
-                tile[vector].zw = uvec2(first_four.x, last_four.x);
-                tile[LOW + vector].zw = uvec2(first_four.y, last_four.y);
-            }
+            totals[group][eighth % 4] = sum_of(a, b);
 #endif
+            put_eighth(group, eighth % 4, a, b);
         }
     }
     barrier();
@@ -206,24 +187,18 @@ void main() {
 #if W_INT4
                         ivec4 eighths = totals[group];
                         float total = scale * float(eighths.x + eighths.y + eighths.z + eighths.w);
-                        uvec4 highs[2] = uvec4[2](tile[group], tile[GROUPS + group]);
-                        uvec4 lows[2] = uvec4[2](tile[LOW + group], tile[LOW + GROUPS + group]);
-                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                            uvec4 even = q[a][j] & 0x0f0f0f0f;
-                            uvec4 odd = q[a][j] >> 4 & 0x0f0f0f0f;
-                            int sum = dots(odd, highs[1], dots(even, highs[0], 0));
-                            sum = dots(odd, lows[1], dots(even, lows[0], sum << 7));
-                            acc[r][j] += float(sum) * (scale * shared_by[a][j].x) + total * shared_by[a][j].y;
-                        }
-#else
-                        uint vector = (r * CHUNK + load * PER - first) / 16;
-                        uvec4 highs = tile[vector];
-                        uvec4 lows = tile[LOW + vector];
-                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-                            int sum = dots(q[a][j], lows, dots(q[a][j], highs, 0) << 7);
-                            acc[r][j] += float(sum) * (scale * shared_by[a][j]);
-                        }
 #endif
+                        uint at = (r * CHUNK + load * PER - first) / PER;
+                        X_PART highs = X_PART_AT(at);
+                        X_PART lows = X_PART_AT(LOW + at);
+                        [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+                            float sum = float(products(q[a][j], highs, lows));
+#if W_INT4
+                            acc[r][j] += sum * (scale * shared_by[a][j].x) + total * shared_by[a][j].y;
+#else
+                            acc[r][j] += sum * (scale * shared_by[a][j]);
+#endif
+                        }
                     }
                 }
             }

@@ -19,7 +19,6 @@ layout(local_size_x = LOCAL_X) in;
 #include "include/linear_io.glsl"
 
 #include "include/gemv_operands.glsl"
-#include "include/apart.glsl"
 
 const uint TILES = (ROW_VECTORS + 3) / 4;
 const uint UNDER_WAY = TOGETHER * IN_K;
@@ -31,11 +30,11 @@ const uint RUNS = (TILES + IN_K * TEAMS - 1) / (IN_K * TEAMS);
 #define EVEN 0
 #endif
 
-// x as w meets it, first all high parts, then all low ones. For int8: 16 elements a vector. For int4, whose words hold even
-// elements in low and odd ones in high nibbles: the even elements of a group, and GROUPS vectors further its odd ones.
+// x taken apart.
 const uint GROUPS = ROW / 32;
 const uint LOW = 2 * GROUPS;
-shared uvec4 parts_of_x[2 * LOW];
+shared uvec4 tile[2 * LOW];
+#include "include/apart.glsl"
 shared float x_scale[GROUPS];
 #if W_INT4
 // The sum of each group.
@@ -104,8 +103,7 @@ void take_apart() {
         uvec4 b = levels_of(v[1], levels);
         uint group = eighth / 4;
 #if W_INT4
-        uvec4 both = a + b;
-        int total = int(both.x + both.y + both.z + both.w - 8 * (floatBitsToUint(SHIFT) + BIAS));
+        int total = sum_of(a, b);
         total += subgroupQuadSwapHorizontal(total);
         total += subgroupQuadSwapVertical(total);
 #endif
@@ -116,25 +114,7 @@ void take_apart() {
                 x_sum[group] = largest / LEVELS * float(total);
 #endif
             }
-#if W_INT4
-            uvec2 even = parts_of(uvec4(a.xz, b.xz));
-            uvec2 odd = parts_of(uvec4(a.yw, b.yw));
-            parts_of_x[group][eighth % 4] = even.x;
-            parts_of_x[GROUPS + group][eighth % 4] = odd.x;
-            parts_of_x[LOW + group][eighth % 4] = even.y;
-            parts_of_x[LOW + GROUPS + group][eighth % 4] = odd.y;
-#else
-            uvec2 first_four = parts_of(a);
-            uvec2 last_four = parts_of(b);
-            uint vector = eighth / 2;
-            if (eighth % 2 == 0) {
-                parts_of_x[vector].xy = uvec2(first_four.x, last_four.x);
-                parts_of_x[LOW + vector].xy = uvec2(first_four.y, last_four.y);
-            } else {
-                parts_of_x[vector].zw = uvec2(first_four.x, last_four.x);
-                parts_of_x[LOW + vector].zw = uvec2(first_four.y, last_four.y);
-            }
-#endif
+            put_eighth(group, eighth % 4, a, b);
         }
     }
 #if HAS_GAIN
@@ -159,38 +139,30 @@ const uint FIRST_GROUP = COLUMNS * ROW / 2;
 
 // What is read of x for vector `vector` of a row of w.
 struct Part {
-#if W_INT4
-    uvec4 highs[2];
-    uvec4 lows[2];
-    float sum;
-#else
-    uvec4 highs;
-    uvec4 lows;
-#endif
+    X_PART highs;
+    X_PART lows;
     float scale;
+#if W_INT4
+    float sum;
+#endif
 };
 
 Part part_of(uint vector) {
 #if W_INT4
-    return Part(uvec4[2](parts_of_x[vector], parts_of_x[GROUPS + vector]),
-                uvec4[2](parts_of_x[LOW + vector], parts_of_x[LOW + GROUPS + vector]), x_sum[vector], x_scale[vector]);
+    return Part(X_PART_AT(vector), X_PART_AT(LOW + vector), x_scale[vector], x_sum[vector]);
 #else
-    return Part(parts_of_x[vector], parts_of_x[LOW + vector], x_scale[vector / 2]);
+    return Part(X_PART_AT(vector), X_PART_AT(LOW + vector), x_scale[vector / 2]);
 #endif
 }
 
 // The products of 16 bytes of w with x.
 float product(uvec4 q, uint bits, Part part) {
     GROUP shared_by = SHARED_BY(bits);
+    float sum = float(products(q, part.highs, part.lows));
 #if W_INT4
-    uvec4 even = q & 0x0f0f0f0f;
-    uvec4 odd = q >> 4 & 0x0f0f0f0f;
-    int sum = dots(odd, part.highs[1], dots(even, part.highs[0], 0));
-    sum = dots(odd, part.lows[1], dots(even, part.lows[0], sum << 7));
-    return float(sum) * (part.scale * shared_by.x) + part.sum * shared_by.y;
+    return sum * (part.scale * shared_by.x) + part.sum * shared_by.y;
 #else
-    int sum = dots(q, part.lows, dots(q, part.highs, 0) << 7);
-    return float(sum) * (part.scale * shared_by);
+    return sum * (part.scale * shared_by);
 #endif
 }
 

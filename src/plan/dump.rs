@@ -359,13 +359,17 @@ pub fn summary(plan: &Plan) -> String {
         } = entry.stats;
         let stats = &entry.stats;
         format!(
-            "{} {}: {passes} passes{}, {waves} waves, {barriers} barriers, {submits} submit{}; transient {} planned, {} bound, \
+            "{} {}: {passes} passes{}, {waves} waves, {barriers} barriers{}, {submits} submit{}; transient {} planned, {} bound, \
              {} naive; weights {}{}\n",
             plan.graph,
             entry.name,
             stats
                 .passes_per_layer
                 .map_or(String::new(), |passes| format!(" ({passes} a layer)")),
+            match stats.relays {
+                0 => String::new(),
+                relays => format!(" and {relays} relays"),
+            },
             if submits == 1 { "" } else { "s" },
             bytes(stats.transient_planned),
             bytes(stats.transient_bound),
@@ -391,6 +395,7 @@ pub fn json(plan: &Plan) -> serde_json::Value {
             "waves": stats.waves,
             "critical_path": stats.critical_path,
             "barriers": stats.barriers,
+            "relays": stats.relays,
             "submits": stats.submits,
             "passes_per_layer": stats.passes_per_layer,
             "transient_bytes": {

@@ -335,6 +335,7 @@ impl Lowering<'_> {
             waves: schedule.waves().len() as u64,
             critical_path: schedule.critical_path(),
             barriers: count(|step| matches!(step, Step::Barrier(_))),
+            relays: 0,
             submits: submits(steps, self.entry.graph.repeat),
             passes_per_layer: passes_per_layer(self.entry.graph),
             transient_naive: self.places.naive,

@@ -91,8 +91,9 @@ pub struct Kernel {
     pub shared_bytes: u64,
     /// Whether the pipeline must be made with full subgroups of the plan's subgroup size.
     pub full_subgroups: bool,
-    /// If its passes can wait for the one before them in their own code, and say when they are done: the bindings that they
-    /// read before they wait. The module then has the cells of [`Plan::relay`] at binding [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`] more push constants.
+    /// If its passes can wait for the one before them in their own code, and say when they are done: the bindings that no
+    /// pass of their chain may write. The module then has the cells of [`Plan::relay`] at binding
+    /// [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`] more push constants.
     pub relays: Option<Vec<u32>>,
     /// The manifest's formulas, for the interpreter.
     pub reference: Vec<String>,
@@ -379,8 +380,10 @@ pub struct Stats {
     pub waves: u64,
     /// Passes on the longest dependency path, which no schedule can beat.
     pub critical_path: u64,
-    /// Barriers of one round, and the one for the host.
+    /// Barriers of one round that the device is told, and the one for the host.
     pub barriers: u64,
+    /// Relays of one round, which stand for a barrier each.
+    pub relays: u64,
     /// Queue submits of the whole recording.
     pub submits: u64,
     /// Passes of the most common repeat round, if the graph repeats.

@@ -6,7 +6,8 @@
 //! pass of a kernel that relays, all of them guarded or none, and it has [`SHORTEST`] passes or more.
 //!
 //! A pass of a chain waits for all workgroups of the pass before it, which have waited for all of the one before them;
-//! so whatever came earlier is done. Before it waits it reads what no pass of the chain writes, weights above all.
+//! so whatever came earlier is done. Before it waits it reads what no pass of the chain writes, weights above all
+//! ([`Kernel::relays`]).
 //!
 //! A cell counts the workgroups of one pass that are done. It is zero again before that pass comes back: the pass after
 //! the next clears it, as all who waited for it are done then; the last cell of a chain is cleared by the chain's first
@@ -45,7 +46,10 @@ pub(super) fn chain(entry: &mut Entry, kernels: &IdVec<KernelId, Kernel>, first:
         let run = run_from(entry, kernels, at);
         if run.len() >= SHORTEST {
             link(&mut entry.steps, &mut entry.passes, &run, next);
-            next += run.len() as u32 - 1;
+            let relays = run.len() as u32 - 1;
+            entry.stats.barriers -= u64::from(relays);
+            entry.stats.relays += u64::from(relays);
+            next += relays;
         }
         at = run.last().map_or(at, |last| *last) + 1;
     }

@@ -287,7 +287,7 @@ impl Walk<'_> {
 
     /// Whether passes that wait for each other in their own code have a barrier between them all the same: where each is
     /// timed by itself, where the validation layer looks, which knows barriers alone, and on a CPU, which has nothing to
-    /// gain by waiting in a loop (lavapipe leaves a loop after 65,536 turns).
+    /// gain by waiting in a loop.
     fn parts_relays(&self) -> bool {
         !matches!(self.timing, Timing::Off | Timing::Ends)
             || self.device.instance.validates

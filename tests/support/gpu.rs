@@ -205,23 +205,18 @@ pub struct OnDevice {
 
 impl OnDevice {
     pub fn open(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>) -> Self {
-        let options = SessionOptions {
-            device: wanted(),
-            ..SessionOptions::from_env()
-        };
-        let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
-            into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);
-            Ok(())
-        };
-        Self::open_with(plan, options, &mut fill)
+        Self::open_as(SessionOptions::from_env(), plan, weights)
     }
 
     /// Without validation, whatever the environment says: under it the runtime has barriers between passes that relay.
-    #[allow(dead_code)]
     pub fn unchecked(plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>) -> Self {
+        Self::open_as(SessionOptions::default(), plan, weights)
+    }
+
+    fn open_as(options: SessionOptions, plan: &Plan, weights: impl Fn(&Weight) -> Vec<u8>) -> Self {
         let options = SessionOptions {
             device: wanted(),
-            ..SessionOptions::default()
+            ..options
         };
         let mut fill = |_: usize, weight: &Weight, start: u64, into: &mut [u8]| {
             into.copy_from_slice(&weights(weight)[start as usize..][..into.len()]);

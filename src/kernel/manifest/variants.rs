@@ -42,7 +42,7 @@ impl Reader {
             .collect()
     }
 
-    /// The numbers of the ports that a variant reads before it waits.
+    /// The numbers of the ports that a variant has from before its chain.
     fn early(&mut self, names: &[Name], ports: &[(Name, RawPort)]) -> Vec<u32> {
         let mut numbers = Vec::new();
         for name in names {
