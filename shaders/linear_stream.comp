@@ -4,8 +4,9 @@
 //
 // There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its teams of 32
 // invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each invocation. IN_K
-// such loads of each of TOGETHER column tiles are under way, and as soon as one is used the next is asked for. The sums of a
-// column meet in shared memory when all tiles are through.
+// such loads of each of TOGETHER column tiles are under way, and as soon as one is used the next is asked for. Those of the
+// first column tile are asked for before x is there; the other ones only when x has been taken apart, since x would have to
+// wait behind them. The sums of a column meet in shared memory when MOST column tiles are through, or all.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -35,12 +36,14 @@ const uint GROUPS = ROW / 32;
 const uint LOW = 2 * GROUPS;
 shared uvec4 tile[2 * LOW];
 #include "include/apart.glsl"
-shared float x_scale[GROUPS];
 #if W_INT4
-// The sum of each group.
-shared float x_sum[GROUPS];
+// Scale and sum of a group in a word: a scale that is not negative and has four bits of mantissa takes 12, and 32 levels add
+// up to less than 2^19.
+shared uint x_shared[GROUPS];
+#else
+shared float x_scale[GROUPS];
 #endif
-// Of four columns and each team: their sums.
+// Of four columns and each team their sums, for as many column tiles as are finished together.
 shared vec4 sums[2 * MOST * TEAMS];
 #if HAS_GAIN
 shared float square_parts[SUBGROUPS];
@@ -57,24 +60,28 @@ layout(binding = BIND_X) RELAYED readonly buffer In0Vectors { uvec4 x_vectors[];
 #define PER_EIGHTH 2
 #endif
 
-// Takes x apart, eight elements an invocation and turn, whose neighbours in a quad have the others of their group.
-void take_apart() {
-    const uint TURNS = (ROW / 8 + LOCAL_X - 1) / LOCAL_X;
-    // All that is read, before any of it is used.
-    uvec4 raw[TURNS * PER_EIGHTH];
+// Of x, eight elements an invocation and turn, whose neighbours in a quad have the others of their group.
+const uint TURNS = (ROW / 8 + LOCAL_X - 1) / LOCAL_X;
+
+// All that is read of x, before any of it is used.
+void ask_for_x(out uvec4 raw[TURNS * PER_EIGHTH]) {
     [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
         uint eighth = min(turn * LOCAL_X + gl_LocalInvocationID.x, ROW / 8 - 1);
         [[unroll]] for (uint i = 0; i < PER_EIGHTH; i++) {
             raw[turn * PER_EIGHTH + i] = x_vectors[PER_EIGHTH * eighth + i];
         }
     }
+}
+
 #if HAS_GAIN
-    vec4 factors[2 * TURNS];
-    [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
-        uint eighth = min(turn * LOCAL_X + gl_LocalInvocationID.x, ROW / 8 - 1);
-        factors[2 * turn] = gain[2 * eighth];
-        factors[2 * turn + 1] = gain[2 * eighth + 1];
-    }
+layout(binding = BIND_GAIN) RELAY_EARLY readonly buffer In2First { vec4 gain_first[]; };
+#define FACTORS , vec4 factors[2 * TURNS]
+#else
+#define FACTORS
+#endif
+
+void take_apart(uvec4 raw[TURNS * PER_EIGHTH] FACTORS) {
+#if HAS_GAIN
     float squares = 0.0;
 #endif
     [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
@@ -98,7 +105,13 @@ void take_apart() {
         peak = max(peak, subgroupQuadSwapHorizontal(peak));
         peak = max(peak, subgroupQuadSwapVertical(peak));
         float largest = uintBitsToFloat(peak);
+#if W_INT4
+        // Rounded up.
+        uint scale = floatBitsToUint(largest / LEVELS) + 0x7ffff & 0xfff80000;
+        float levels = scale > 0 ? 1.0 / uintBitsToFloat(scale) : 0.0;
+#else
         float levels = largest > 0.0 ? LEVELS / largest : 0.0;
+#endif
         uvec4 a = levels_of(v[0], levels);
         uvec4 b = levels_of(v[1], levels);
         uint group = eighth / 4;
@@ -109,9 +122,10 @@ void take_apart() {
 #endif
         if (inside) {
             if (eighth % 4 == 0) {
-                x_scale[group] = largest / LEVELS;
 #if W_INT4
-                x_sum[group] = largest / LEVELS * float(total);
+                x_shared[group] = scale << 1 | total & 0xfffff;
+#else
+                x_scale[group] = largest / LEVELS;
 #endif
             }
             put_eighth(group, eighth % 4, a, b);
@@ -143,13 +157,15 @@ struct Part {
     X_PART lows;
     float scale;
 #if W_INT4
+    // Of its elements, in units of the scale.
     float sum;
 #endif
 };
 
 Part part_of(uint vector) {
 #if W_INT4
-    return Part(X_PART_AT(vector), X_PART_AT(LOW + vector), x_scale[vector], x_sum[vector]);
+    uint both = x_shared[vector];
+    return Part(X_PART_AT(vector), X_PART_AT(LOW + vector), uintBitsToFloat(both >> 1 & 0x7ff80000), float(int(both << 12) >> 12));
 #else
     return Part(X_PART_AT(vector), X_PART_AT(LOW + vector), x_scale[vector / 2]);
 #endif
@@ -160,15 +176,15 @@ float product(uvec4 q, uint bits, Part part) {
     GROUP shared_by = SHARED_BY(bits);
     float sum = float(products(q, part.highs, part.lows));
 #if W_INT4
-    return sum * (part.scale * shared_by.x) + part.sum * shared_by.y;
+    return part.scale * (sum * shared_by.x + part.sum * shared_by.y);
 #else
     return sum * (part.scale * shared_by);
 #endif
 }
 
-// The first loads of w must not move behind the wait, where compilers would put them; volatile ones stay.
-layout(binding = BIND_W) volatile readonly buffer In1First { uvec4 w_first[]; };
-layout(binding = BIND_W) volatile readonly buffer In1FirstShared { BITS w_first_scale[]; };
+// The first loads must not move behind the wait, where compilers would put them; coherent ones stay before the barrier.
+layout(binding = BIND_W) RELAY_EARLY readonly buffer In1First { uvec4 w_first[]; };
+layout(binding = BIND_W) RELAY_EARLY readonly buffer In1FirstShared { BITS w_first_scale[]; };
 layout(binding = BIND_W) readonly buffer In1Bits { BITS w_bits[]; };
 
 // The i-th tile of the team in a run of a column tile, and whether it is there.
@@ -194,18 +210,76 @@ layout(binding = BIND_W) readonly buffer In1Bits { BITS w_bits[]; };
         bits[(c) * IN_K + (i)] = uint(scales[FIRST_GROUP + at / (32 / PER)]); \
     }
 
+// The first of four columns from column tile `from` of this workgroup on.
+uint column_of(uint from, uint four) {
+    return 8 * (gl_WorkGroupID.x + (from + four / 2) * GRID) + four % 2 * 4;
+}
+
+// What follows from the sums of column tiles `from .. to` of this workgroup.
+void finish_tiles(uint from, uint to) {
+    // A quad has four columns, and each invocation of it some of the teams.
+    uint four = gl_LocalInvocationID.x / 4;
+    uint column = column_of(from, four);
+    Ahead before = ahead(0, column);
+    barrier();
+    [[dont_unroll]] for (; four < 2 * (to - from); four += LOCAL_X / 4) {
+        vec4 sum = vec4(0.0);
+        [[unroll]] for (uint first = 0; first < TEAMS; first += 4) {
+            uint part = first + gl_LocalInvocationID.x % 4;
+            if (TEAMS % 4 == 0 || part < TEAMS) {
+                sum += sums[four * TEAMS + part];
+            }
+        }
+        sum += subgroupQuadSwapHorizontal(sum);
+        sum += subgroupQuadSwapVertical(sum);
+#if HAS_GAIN
+        float squares = 0.0;
+        [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
+            squares += square_parts[subgroup];
+        }
+        sum *= rms_scale(squares);
+#endif
+        if (four >= LOCAL_X / 4) {
+            column = column_of(from, four);
+            before = ahead(0, column);
+        }
+        if (gl_LocalInvocationID.x % 4 == 0) {
+            finish(0, column, sum, before);
+        }
+    }
+}
+
 void main() {
     uint tiles = (n / 8 + min(n % 8, 1) + GRID - 1 - gl_WorkGroupID.x) / GRID;
     uint start = START;
     uvec4 q[UNDER_WAY];
     uint bits[UNDER_WAY];
-    [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
-        [[unroll]] for (uint i = 0; i < IN_K; i++) {
-            LOAD(w_first, w_first_scale, start, 0, 0, c, i)
-        }
+#if HAS_GAIN
+    vec4 factors[2 * TURNS];
+    [[unroll]] for (uint turn = 0; turn < TURNS; turn++) {
+        uint eighth = min(turn * LOCAL_X + gl_LocalInvocationID.x, ROW / 8 - 1);
+        factors[2 * turn] = gain_first[2 * eighth];
+        factors[2 * turn + 1] = gain_first[2 * eighth + 1];
+    }
+#endif
+    [[unroll]] for (uint i = 0; i < IN_K; i++) {
+        LOAD(w_first, w_first_scale, start, 0, 0, 0, i)
     }
     RELAY_WAIT();
-    take_apart();
+    uvec4 raw[TURNS * PER_EIGHTH];
+    ask_for_x(raw);
+#if HAS_GAIN
+    take_apart(raw, factors);
+#else
+    take_apart(raw);
+#endif
+    [[unroll]] for (uint c = 1; c < TOGETHER; c++) {
+        [[unroll]] for (uint i = 0; i < IN_K; i++) {
+            LOAD(w, w_bits, start, 0, 0, c, i)
+        }
+    }
+    // The first column tile whose sums are in shared memory.
+    uint from = 0;
     [[dont_unroll]] for (uint number = 0; number < tiles; number += TOGETHER) {
         float acc[TOGETHER];
         [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
@@ -230,40 +304,20 @@ void main() {
                 acc[c] += subgroupQuadSwapHorizontal(acc[c]);
                 acc[c] += subgroupQuadSwapVertical(acc[c]);
                 if (lane % 4 == 0) {
-                    sums[(2 * (number + c) + lane / 16) * TEAMS + team][lane / 4 % 4] = acc[c];
+                    sums[(2 * (number - from + c) + lane / 16) * TEAMS + team][lane / 4 % 4] = acc[c];
                 }
             }
         }
-    }
-    // A quad has four columns, and each invocation of it some of the teams.
-    uint four = gl_LocalInvocationID.x / 4;
-    uint column = 8 * (gl_WorkGroupID.x + four / 2 * GRID) + four % 2 * 4;
-    Ahead before = ahead(0, column);
-    barrier();
-    [[dont_unroll]] for (; four < 2 * tiles; four += LOCAL_X / 4) {
-        vec4 sum = vec4(0.0);
-        [[unroll]] for (uint first = 0; first < TEAMS; first += 4) {
-            uint part = first + gl_LocalInvocationID.x % 4;
-            if (TEAMS % 4 == 0 || part < TEAMS) {
-                sum += sums[four * TEAMS + part];
-            }
+#if !ONE_BATCH
+        if (number + TOGETHER - from >= MOST || number + TOGETHER >= tiles) {
+            finish_tiles(from, min(number + TOGETHER, tiles));
+            from = number + TOGETHER;
+            barrier();
         }
-        sum += subgroupQuadSwapHorizontal(sum);
-        sum += subgroupQuadSwapVertical(sum);
-#if HAS_GAIN
-        float squares = 0.0;
-        [[unroll]] for (uint subgroup = 0; subgroup < SUBGROUPS; subgroup++) {
-            squares += square_parts[subgroup];
-        }
-        sum *= rms_scale(squares);
 #endif
-        column = 8 * (gl_WorkGroupID.x + four / 2 * GRID) + four % 2 * 4;
-        if (four >= LOCAL_X / 4) {
-            before = ahead(0, column);
-        }
-        if (gl_LocalInvocationID.x % 4 == 0) {
-            finish(0, column, sum, before);
-        }
     }
+#if ONE_BATCH
+    finish_tiles(0, tiles);
+#endif
     RELAY_DONE();
 }

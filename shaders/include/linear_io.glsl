@@ -90,20 +90,20 @@ layout(binding = BIND_GAIN) readonly buffer In2 { vec4 gain[]; };
 #endif
 #endif
 #if HAS_BIAS
-layout(binding = BIND_BIAS) readonly buffer In3 { float bias[]; };
+layout(binding = BIND_BIAS) RELAY_EARLY readonly buffer In3 { float bias[]; };
 #endif
 #if HAS_POSITIONS
-layout(binding = BIND_POSITIONS) readonly buffer In4 { uint positions[]; };
+layout(binding = BIND_POSITIONS) RELAY_EARLY readonly buffer In4 { uint positions[]; };
 #endif
 #if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; };
+layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer In5 { float rope_factors[]; };
 #endif
 #if HAS_RESIDUAL
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6 { S residual[]; };
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6Vectors { OUT_S residual_vectors[]; };
 #endif
 #if HAS_K_CACHE
-layout(binding = BIND_SLOTS) readonly buffer In7 { uint slots[]; };
+layout(binding = BIND_SLOTS) RELAY_EARLY readonly buffer In7 { uint slots[]; };
 layout(binding = BIND_K_CACHE) RELAYED writeonly buffer State0 { C k_cache[]; };
 layout(binding = BIND_V_CACHE) RELAYED writeonly buffer State1 { C v_cache[]; };
 #endif

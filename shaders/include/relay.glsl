@@ -10,6 +10,9 @@
 #extension GL_KHR_memory_scope_semantics : require
 #pragma use_vulkan_memory_model
 #define RELAYED devicecoherent
+// For what is read before the wait, that it is: other loads compilers put where they are used, coherent ones do not pass the
+// barrier of the workgroup behind them.
+#define RELAY_EARLY devicecoherent
 #define RELAY_PUSH uint relay_from, relay_count, relay_to, relay_clear;
 #define RELAY_WAIT() relay_wait(relay_from, relay_count, relay_clear)
 #define RELAY_DONE() relay_done(relay_to)
@@ -42,6 +45,7 @@ void relay_done(uint to) {
 }
 #else
 #define RELAYED
+#define RELAY_EARLY
 #define RELAY_PUSH
 #define RELAY_WAIT()
 #define RELAY_DONE()

@@ -49,22 +49,28 @@ pub fn profile() -> DeviceProfile {
 /// chooses by the size of the work, is looked at with each of them.
 pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<DeviceProfile> {
     let mut views = vec![device.clone()];
-    if let Some(shapes) = variant
-        .spec
-        .iter()
-        .find(|constant| constant.name == "SHAPE")
-    {
-        let with = |shape| {
-            let mut view = device.clone();
-            let choice = Choice {
-                when: None,
-                variant: variant.name.clone(),
-                spec: BTreeMap::from([("SHAPE".into(), shape)]),
-            };
-            view.choices.insert(kernel.into(), vec![choice]);
-            view
+    let constant = |name: &str| variant.spec.iter().find(|constant| constant.name == name);
+    let with = |spec: &[(&str, u32)]| {
+        let mut view = device.clone();
+        let choice = Choice {
+            when: None,
+            variant: variant.name.clone(),
+            spec: spec
+                .iter()
+                .map(|(name, value)| (name.to_string(), *value))
+                .collect(),
         };
-        views = (shapes.min..=shapes.max).map(with).collect();
+        view.choices.insert(kernel.into(), vec![choice]);
+        view
+    };
+    if let Some(shapes) = constant("SHAPE") {
+        views = (shapes.min..=shapes.max)
+            .map(|shape| with(&[("SHAPE", shape)]))
+            .collect();
+    }
+    // What is finished in batches is looked at in small ones, too, by few workgroups.
+    if constant("BATCH").is_some() {
+        views.push(with(&[("BATCH", 1), ("UNITS", 1)]));
     }
     // What is left to large products is looked at with small ones, on a device for which these are large.
     if variant
