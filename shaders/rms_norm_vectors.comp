@@ -1,6 +1,7 @@
 // RMSNorm, one row a workgroup, four neighbours at a time, and the norm of its sum with the residual stream. All that a
 // row needs is asked for before the first sum: where rows are few, waiting for memory is all the time there is. A compiler
-// may ask for weights behind it, as NVIDIA's does; to force it was slower (BENCHMARKS.md).
+// may ask for weights behind it, as NVIDIA's does; between barriers of the device to force it was slower (BENCHMARKS.md).
+// In a chain there is time for them before the wait.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -21,7 +22,7 @@ layout(local_size_x = LOCAL_X) in;
 #define S4 vec4
 #endif
 layout(binding = BIND_X) RELAYED readonly buffer In0 { X4 x[]; };
-layout(binding = BIND_WEIGHT) readonly buffer In1 { vec4 weight[]; };
+layout(binding = BIND_WEIGHT) RELAY_EARLY readonly buffer In1 { vec4 weight[]; };
 #if HAS_RESIDUAL
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In2 { S4 residual[]; };
 #endif
@@ -31,7 +32,7 @@ layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In2 { S4 residual[]; };
 #else
 #define A4 vec4
 #endif
-layout(binding = BIND_NEXT_WEIGHT) readonly buffer In3 { vec4 next_weight[]; };
+layout(binding = BIND_NEXT_WEIGHT) RELAY_EARLY readonly buffer In3 { vec4 next_weight[]; };
 layout(binding = BIND_NEXT) RELAYED writeonly buffer Out1 { A4 next[]; };
 #endif
 layout(binding = BIND_Y) RELAYED writeonly buffer Out0 { S4 y[]; };
@@ -64,7 +65,6 @@ void main() {
     if (row >= m) {
         return;
     }
-    RELAY_WAIT();
     uint t = gl_LocalInvocationID.x;
     vec4 items[ITEMS];
     vec4 weights[ITEMS];
@@ -73,13 +73,17 @@ void main() {
     [[unroll]] for (uint i = 0; i < ITEMS; i++) {
         // Past the end the last vector is read again and counts for nothing.
         uint j = min(i * LOCAL_X + t, VECTORS - 1);
-        items[i] = vec4(x[row * VECTORS + j]);
         weights[i] = weight[j];
-#if HAS_RESIDUAL
-        residuals[i] = vec4(residual[row * VECTORS + j]);
-#endif
 #if HAS_NEXT_WEIGHT
         next_weights[i] = next_weight[j];
+#endif
+    }
+    RELAY_WAIT();
+    [[unroll]] for (uint i = 0; i < ITEMS; i++) {
+        uint j = min(i * LOCAL_X + t, VECTORS - 1);
+        items[i] = vec4(x[row * VECTORS + j]);
+#if HAS_RESIDUAL
+        residuals[i] = vec4(residual[row * VECTORS + j]);
 #endif
     }
     float scale = inversesqrt(squares(items) / float(n) + eps);

@@ -16,16 +16,16 @@ layout(local_size_x_id = 0) in;
 #endif
 
 layout(binding = BIND_QKV) RELAYED readonly buffer In0 { A qkv[]; };
-layout(binding = BIND_POSITIONS) readonly buffer In1 { uint positions[]; };
-layout(binding = BIND_SLOTS) readonly buffer In2 { uint slots[]; };
+layout(binding = BIND_POSITIONS) RELAY_EARLY readonly buffer In1 { uint positions[]; };
+layout(binding = BIND_SLOTS) RELAY_EARLY readonly buffer In2 { uint slots[]; };
 #if HAS_Q_NORM
-layout(binding = BIND_Q_NORM) readonly buffer In3 { float q_norm[]; };
+layout(binding = BIND_Q_NORM) RELAY_EARLY readonly buffer In3 { float q_norm[]; };
 #endif
 #if HAS_K_NORM
-layout(binding = BIND_K_NORM) readonly buffer In4 { float k_norm[]; };
+layout(binding = BIND_K_NORM) RELAY_EARLY readonly buffer In4 { float k_norm[]; };
 #endif
 #if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) readonly buffer In5 { float rope_factors[]; };
+layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer In5 { float rope_factors[]; };
 #endif
 #if C_INT8
 #include "include/block_formats.glsl"
@@ -42,6 +42,8 @@ layout(binding = BIND_Y) RELAYED writeonly buffer Out { A y[]; };
 layout(push_constant) uniform Push { uint rows, ctx, places; float theta, rope_scale, eps; RELAY_PUSH };
 
 const uint D = OPT_HEAD_DIM;
+// Pairs of an invocation.
+const uint PAIRS = (D / 2 + WIDTH - 1) / WIDTH;
 const uint NONE = 0xffffffffu;
 
 #if C_INT8
@@ -90,40 +92,54 @@ void main() {
     uint position = positions[row];
     float angle = position == NONE ? 0.0 : float(position) * rope_scale;
 
+    uint kv_head = (head - OPT_HEADS) % OPT_KV_HEADS;
+    uint place = ((slots[row / rows] * OPT_KV_HEADS + kv_head) * ctx + position) * D;
+
+    // What does not depend on the pass before this one.
+    vec2 weights[PAIRS];
+    vec2 turns[PAIRS];
+    for (uint i = 0; i < PAIRS; i++) {
+        uint c = min(2 * (i * WIDTH + t), D - 2);
+        weights[i] = vec2(1.0);
+        turns[i] = vec2(1.0, 0.0);
+#if HAS_Q_NORM
+        if (is_q) {
+            weights[i] = vec2(q_norm[c], q_norm[c + 1]);
+        }
+#endif
+#if HAS_K_NORM
+        if (is_k) {
+            weights[i] = vec2(k_norm[c], k_norm[c + 1]);
+        }
+#endif
+        if (is_q || is_k) {
+#if HAS_ROPE_FACTORS
+            turns[i] = rotation(c, D, angle / rope_factors[c / 2], theta);
+#else
+            turns[i] = rotation(c, D, angle, theta);
+#endif
+        }
+    }
     RELAY_WAIT();
+    vec2 pairs[PAIRS];
+    for (uint i = 0; i < PAIRS; i++) {
+        uint c = min(2 * (i * WIDTH + t), D - 2);
+        pairs[i] = vec2(qkv[from + c], qkv[from + c + 1]);
+    }
     float norm = 1.0;
 #if HAS_Q_NORM || HAS_K_NORM
     if (is_q && HAS_Q_NORM == 1 || is_k && HAS_K_NORM == 1) {
         float squares = 0.0;
-        for (uint c = t; c < D; c += WIDTH) {
-            float v = float(qkv[from + c]);
-            squares += v * v;
+        for (uint i = 0; i < PAIRS; i++) {
+            squares += i * WIDTH + t < D / 2 ? dot(pairs[i], pairs[i]) : 0.0;
         }
         norm = inversesqrt(workgroup_sum(squares) / float(D) + eps);
     }
 #endif
 
-    uint kv_head = (head - OPT_HEADS) % OPT_KV_HEADS;
-    uint place = ((slots[row / rows] * OPT_KV_HEADS + kv_head) * ctx + position) * D;
-    for (uint c = 2 * t; c < D; c += 2 * WIDTH) {
-        vec2 pair = vec2(qkv[from + c], qkv[from + c + 1]) * norm;
-#if HAS_Q_NORM
-        if (is_q) {
-            pair *= vec2(q_norm[c], q_norm[c + 1]);
-        }
-#endif
-#if HAS_K_NORM
-        if (is_k) {
-            pair *= vec2(k_norm[c], k_norm[c + 1]);
-        }
-#endif
-        if (is_q || is_k) {
-#if HAS_ROPE_FACTORS
-            pair = rotate(pair, c, D, angle / rope_factors[c / 2], theta);
-#else
-            pair = rotate(pair, c, D, angle, theta);
-#endif
-        }
+    for (uint i = 0; i < PAIRS && i * WIDTH + t < D / 2; i++) {
+        uint c = 2 * (i * WIDTH + t);
+        vec2 pair = rotated(pairs[i] * norm * weights[i], turns[i]);
         if (is_q) {
             uint to = (row * OPT_HEADS + head) * D + c;
             y[to] = A(pair.x);
