@@ -106,8 +106,8 @@ void take_apart(uvec4 raw[TURNS * PER_EIGHTH] FACTORS) {
         peak = max(peak, subgroupQuadSwapVertical(peak));
         float largest = uintBitsToFloat(peak);
 #if W_INT4
-        // Rounded up.
-        uint scale = floatBitsToUint(largest / LEVELS) + 0x7ffff & 0xfff80000;
+        // Rounded up; NaN, whose bits differ from device to device, stays one.
+        uint scale = min(floatBitsToUint(largest / LEVELS), 0x7fc00000) + 0x7ffff & 0xfff80000;
         float levels = scale > 0 ? 1.0 / uintBitsToFloat(scale) : 0.0;
 #else
         float levels = largest > 0.0 ? LEVELS / largest : 0.0;

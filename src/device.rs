@@ -29,7 +29,8 @@ pub enum Feature {
     /// and so it is for 16x8x16 products, which are there too.
     CoopmatLanes,
     /// Workgroups of a dispatch start once all of the dispatches before it in the queue have started, so that one that
-    /// waits in its own code for an earlier dispatch keeps none of it from running.
+    /// waits in its own code for an earlier dispatch keeps none of it from running; and what was stored before a counter was
+    /// released is seen by coherent loads behind a look at the counter (`shaders/README.md`, "Relays").
     Relay,
     /// Exchanges among four neighbouring invocations of a subgroup in compute shaders.
     SubgroupQuad,

@@ -120,12 +120,10 @@ fn push(manifest: &Manifest, selected: &Selected, module: &Reflection) -> Result
     let Some(block) = &module.push else {
         return Ok(());
     };
-    let words = if selected.relays.is_some() {
-        super::RELAY_WORDS
-    } else {
-        0
-    };
-    let declared = (selected.push.len() + 4 * words) as u64;
+    let declared = u64::from(super::push_size(
+        selected.push.len() as u32,
+        selected.relays.is_some(),
+    ));
     if block.bytes != declared {
         return Err(format!(
             "its push constants take {} bytes, those of the manifest {declared}",

@@ -29,6 +29,11 @@ pub const RELAY_BINDING: u32 = 32;
 /// to, the cell to clear.
 pub const RELAY_WORDS: usize = 4;
 
+/// Bytes of push constants of a module: those of the manifest, and behind them those of relays if it relays.
+pub fn push_size(declared: u32, relays: bool) -> u32 {
+    declared.saturating_add(if relays { 4 * RELAY_WORDS as u32 } else { 0 })
+}
+
 /// How a pass touches a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Access {

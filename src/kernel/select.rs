@@ -402,8 +402,10 @@ impl<'a> Selector<'a> {
     fn within_limits(&self, shared: Option<u64>, relays: bool) -> Result<(), Reason> {
         let limits = &self.profile.limits;
         let bindings = self.binding.ports.iter().flatten().count() as u64;
-        let relays = if relays { super::RELAY_WORDS } else { 0 };
-        let push = 4 * (self.manifest.push.len() + relays) as u64;
+        let push = u64::from(super::push_size(
+            4 * self.manifest.push.len() as u32,
+            relays,
+        ));
         let rules = [
             (
                 "bytes of shared memory",

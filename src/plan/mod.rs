@@ -13,7 +13,7 @@ use crate::dtype::DType;
 use crate::expr::Value;
 use crate::graph::Recipe;
 use crate::ids::{ArenaId, IdVec, KernelId, PassId, TensorId};
-use crate::kernel::{Access, RELAY_WORDS};
+use crate::kernel::{Access, push_size};
 
 pub mod codec;
 pub mod dump;
@@ -93,7 +93,7 @@ pub struct Kernel {
     pub full_subgroups: bool,
     /// If its passes can wait for the one before them in their own code, and say when they are done: the bindings that no
     /// pass of their chain may write. The module then has the cells of [`Plan::relay`] at binding
-    /// [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`] more push constants.
+    /// [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`](crate::kernel::RELAY_WORDS) more push constants.
     pub relays: Option<Vec<u32>>,
     /// The manifest's formulas, for the interpreter.
     pub reference: Vec<String>,
@@ -102,12 +102,7 @@ pub struct Kernel {
 impl Kernel {
     /// Bytes of all its push constants, those for relays included.
     pub fn push_size(&self) -> u32 {
-        let words = if self.relays.is_some() {
-            RELAY_WORDS as u32
-        } else {
-            0
-        };
-        self.push_bytes.saturating_add(4 * words)
+        push_size(self.push_bytes, self.relays.is_some())
     }
 }
 
