@@ -5,8 +5,8 @@
 // There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its teams of 32
 // invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each invocation. IN_K
 // such loads of each of TOGETHER column tiles are under way, and as soon as one is used the next is asked for. Those of the
-// first column tile are asked for before x is there; the other ones only when x has been taken apart, since x would have to
-// wait behind them. The sums of a column meet in shared memory when MOST column tiles are through, or all.
+// first column tile are asked for before x is there; the other ones, unless x is short, only when x has been taken apart,
+// since x would have to wait behind them. The sums of a column meet in shared memory when MOST column tiles are through, or all.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -16,6 +16,7 @@
 #include "include/storage.glsl"
 
 layout(local_size_x = LOCAL_X) in;
+#define PLACES_AHEAD SHORT
 #define W_BY_16_BYTES
 #include "include/linear_io.glsl"
 
@@ -23,6 +24,8 @@ layout(local_size_x = LOCAL_X) in;
 
 const uint TILES = (ROW_VECTORS + 3) / 4;
 const uint UNDER_WAY = TOGETHER * IN_K;
+// Of how many column tiles the first loads are asked for before x is there: of all where x is short.
+const uint EARLY = ROW <= 2048 ? TOGETHER : 1;
 // Runs of IN_K tiles of a team in a column tile, and whether each of them is whole.
 const uint RUNS = (TILES + IN_K * TEAMS - 1) / (IN_K * TEAMS);
 #if ROW / PER % (4 * IN_K * TEAMS) == 0
@@ -140,15 +143,20 @@ void take_apart(uvec4 raw[TURNS * PER_EIGHTH] FACTORS) {
     barrier();
 }
 
-// What a group shares, as bits: widened where it is used, since widening waits for the load.
+// What a group shares, as bits that are widened where they are used, since widening waits for the load. It does from 16 bits
+// to 32, too: where no tile of w has an edge, the scales of a tile's two groups come as a word.
 #if W_INT4
 #define BITS uint
+#define SHARED_AT(vector) (COLUMNS * ROW / 8 + (vector))
 #define SHARED_BY(bits) unpackHalf2x16(bits)
-const uint FIRST_GROUP = COLUMNS * ROW / 8;
+#elif WHOLE_TILES && EVEN
+#define BITS uint
+#define SHARED_AT(vector) (COLUMNS * ROW / 4 + (vector) / 4)
+#define SHARED_BY(bits) unpackHalf2x16((bits) >> lane % 4 / 2 * 16).x
 #else
 #define BITS uint16_t
+#define SHARED_AT(vector) (COLUMNS * ROW / 2 + (vector) / 2)
 #define SHARED_BY(bits) unpackHalf2x16(bits).x
-const uint FIRST_GROUP = COLUMNS * ROW / 2;
 #endif
 
 // What is read of x for vector `vector` of a row of w.
@@ -191,11 +199,12 @@ layout(binding = BIND_W) readonly buffer In1Bits { BITS w_bits[]; };
 #define TILE(run, i) (((run) * IN_K + (i)) * TEAMS + team)
 #define THERE(run, i) (EVEN == 1 || 4 * TILE(run, i) + lane % 4 < ROW_VECTORS)
 
-// Where the invocation's vector of a column tile's tile stands; where none is left out and none has an edge, from one
-// place on at distances that are known.
+// Where the invocation's vector of a column tile's tile stands, and for a column tile that is not there that of another
+// one; where none is left out and none has an edge, from one place on at distances that are known.
 #if WHOLE_TILES && EVEN
 #define START ((8 * gl_WorkGroupID.x * ROW_VECTORS + 32 * team) + lane)
-#define AT(start, number, run, c, i) ((start) + 8 * GRID * ROW_VECTORS * (c) + 32 * TEAMS * (i))
+#define AT(start, number, run, c, i) \
+    ((start) + ((c) == 0 || (number) + (c) < tiles ? 8 * GRID * ROW_VECTORS * (c) : 0) + 32 * TEAMS * (i))
 #else
 #define START 0
 #define AT(start, number, run, c, i) \
@@ -203,11 +212,22 @@ layout(binding = BIND_W) readonly buffer In1Bits { BITS w_bits[]; };
 #endif
 
 // The loads of a run, for the c-th column tile from the `number`-th of this workgroup on.
-#define LOAD(from, scales, start, number, run, c, i) \
-    if ((number) + (c) < tiles) { \
+#define LOAD(from, scales, start, number, run, c, i) { \
         uint at = AT(start, number, run, c, i); \
         q[(c) * IN_K + (i)] = from[at]; \
-        bits[(c) * IN_K + (i)] = uint(scales[FIRST_GROUP + at / (32 / PER)]); \
+        bits[(c) * IN_K + (i)] = uint(scales[SHARED_AT(at)]); \
+    }
+
+// The products of a run, each followed by THEN(c, i).
+#define RUN(run, THEN) \
+    [[unroll]] for (uint i = 0; i < IN_K; i++) { \
+        Part part = part_of(EVEN == 1 ? 4 * TILE(run, i) + lane % 4 : min(4 * TILE(run, i) + lane % 4, ROW_VECTORS - 1)); \
+        [[unroll]] for (uint c = 0; c < TOGETHER; c++) { \
+            if (THERE(run, i)) { \
+                acc[c] += product(q[c * IN_K + i], bits[c * IN_K + i], part); \
+            } \
+            THEN(c, i) \
+        } \
     }
 
 // The first of four columns from column tile `from` of this workgroup on.
@@ -215,13 +235,32 @@ uint column_of(uint from, uint four) {
     return 8 * (gl_WorkGroupID.x + (from + four / 2) * GRID) + four % 2 * 4;
 }
 
+// Whether what the epilogue reads is asked for before the loop over w. Long products are slower with it, int4 most of all
+// (measured on an H200).
+#define LOOK_EARLY (SHORT && TEAMS <= 16)
+
+// What the epilogue reads for this invocation's first columns of those from column tile `from` of this workgroup on.
+void look_ahead(inout Ahead before, uint from, uint tiles) {
+    uint four = gl_LocalInvocationID.x / 4;
+    // Behind the loop the nearest columns stand in where there is none.
+#if SHORT
+    if (four < 2 * (tiles - from)) {
+        before = ahead(0, column_of(from, four));
+    }
+#else
+    before = ahead(0, column_of(from, four));
+#endif
+}
+
 // What follows from the sums of column tiles `from .. to` of this workgroup.
-void finish_tiles(uint from, uint to) {
+void finish_tiles(uint from, uint to, Ahead before) {
+#if !LOOK_EARLY
+    look_ahead(before, from, to);
+#endif
+    barrier();
     // A quad has four columns, and each invocation of it some of the teams.
     uint four = gl_LocalInvocationID.x / 4;
     uint column = column_of(from, four);
-    Ahead before = ahead(0, column);
-    barrier();
     [[dont_unroll]] for (; four < 2 * (to - from); four += LOCAL_X / 4) {
         vec4 sum = vec4(0.0);
         [[unroll]] for (uint first = 0; first < TEAMS; first += 4) {
@@ -249,6 +288,18 @@ void finish_tiles(uint from, uint to) {
     }
 }
 
+// The sums of the team's products for TOGETHER column tiles, the `place`-th and those behind it of those that are finished
+// together. Those of column tiles that are not there are not read.
+void put_sums(float acc[TOGETHER], uint place) {
+    [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
+        acc[c] += subgroupQuadSwapHorizontal(acc[c]);
+        acc[c] += subgroupQuadSwapVertical(acc[c]);
+        if (lane % 4 == 0) {
+            sums[(2 * (place + c) + lane / 16) * TEAMS + team][lane / 4 % 4] = acc[c];
+        }
+    }
+}
+
 void main() {
     uint tiles = (n / 8 + min(n % 8, 1) + GRID - 1 - gl_WorkGroupID.x) / GRID;
     uint start = START;
@@ -262,8 +313,10 @@ void main() {
         factors[2 * turn + 1] = gain_first[2 * eighth + 1];
     }
 #endif
-    [[unroll]] for (uint i = 0; i < IN_K; i++) {
-        LOAD(w_first, w_first_scale, start, 0, 0, 0, i)
+    [[unroll]] for (uint c = 0; c < EARLY; c++) {
+        [[unroll]] for (uint i = 0; i < IN_K; i++) {
+            LOAD(w_first, w_first_scale, start, 0, 0, c, i)
+        }
     }
     RELAY_WAIT();
     uvec4 raw[TURNS * PER_EIGHTH];
@@ -273,51 +326,54 @@ void main() {
 #else
     take_apart(raw);
 #endif
-    [[unroll]] for (uint c = 1; c < TOGETHER; c++) {
+    [[unroll]] for (uint c = EARLY; c < TOGETHER; c++) {
         [[unroll]] for (uint i = 0; i < IN_K; i++) {
             LOAD(w, w_bits, start, 0, 0, c, i)
         }
     }
-    // The first column tile whose sums are in shared memory.
+    Ahead before;
+#if LOOK_EARLY
+    look_ahead(before, 0, tiles);
+#endif
+    // The first column tile whose sums are in shared memory, and the first one of those that are summed up.
     uint from = 0;
-    [[dont_unroll]] for (uint number = 0; number < tiles; number += TOGETHER) {
-        float acc[TOGETHER];
+    uint number = 0;
+    float acc[TOGETHER];
+    // Loads stand under no condition, which compilers would put behind all products and wait for at the end of the loop: so
+    // the last run has a place of its own.
+    [[dont_unroll]] while (true) {
         [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
             acc[c] = 0.0;
         }
-        [[dont_unroll]] for (uint run = 0; run < RUNS; run++) {
-            uint next_number = run + 1 < RUNS ? number : number + TOGETHER;
-            uint next_run = run + 1 < RUNS ? run + 1 : 0;
-            start += run + 1 < RUNS ? 32 * TEAMS * IN_K : 8 * GRID * ROW_VECTORS * TOGETHER - 32 * TEAMS * IN_K * (RUNS - 1);
-            [[unroll]] for (uint i = 0; i < IN_K; i++) {
-                Part part = part_of(EVEN == 1 ? 4 * TILE(run, i) + lane % 4 : min(4 * TILE(run, i) + lane % 4, ROW_VECTORS - 1));
-                [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
-                    if (THERE(run, i) && (c == 0 || number + c < tiles)) {
-                        acc[c] += product(q[c * IN_K + i], bits[c * IN_K + i], part);
-                    }
-                    LOAD(w, w_bits, start, next_number, next_run, c, i)
-                }
-            }
+        [[dont_unroll]] for (uint run = 0; run + 1 < RUNS; run++) {
+            start += 32 * TEAMS * IN_K;
+#define THEN(c, i) LOAD(w, w_bits, start, number, run + 1, c, i)
+            RUN(run, THEN)
+#undef THEN
         }
-        [[unroll]] for (uint c = 0; c < TOGETHER; c++) {
-            if (c == 0 || number + c < tiles) {
-                acc[c] += subgroupQuadSwapHorizontal(acc[c]);
-                acc[c] += subgroupQuadSwapVertical(acc[c]);
-                if (lane % 4 == 0) {
-                    sums[(2 * (number - from + c) + lane / 16) * TEAMS + team][lane / 4 % 4] = acc[c];
-                }
-            }
+        if (number + TOGETHER >= tiles) {
+            break;
         }
+        start += 8 * GRID * ROW_VECTORS * TOGETHER - 32 * TEAMS * IN_K * (RUNS - 1);
+#define THEN(c, i) LOAD(w, w_bits, start, number + TOGETHER, 0, c, i)
+        RUN(RUNS - 1, THEN)
+#undef THEN
+        put_sums(acc, number - from);
+        number += TOGETHER;
 #if !ONE_BATCH
-        if (number + TOGETHER - from >= MOST || number + TOGETHER >= tiles) {
-            finish_tiles(from, min(number + TOGETHER, tiles));
-            from = number + TOGETHER;
+        if (number + TOGETHER - from > MOST) {
+            finish_tiles(from, number, before);
+            from = number;
+#if LOOK_EARLY
+            look_ahead(before, from, tiles);
+#endif
             barrier();
         }
 #endif
     }
-#if ONE_BATCH
-    finish_tiles(0, tiles);
-#endif
+#define THEN(c, i)
+    RUN(RUNS - 1, THEN)
+    put_sums(acc, number - from);
+    finish_tiles(from, tiles, before);
     RELAY_DONE();
 }

@@ -1,3 +1,7 @@
+// PLACES_AHEAD: whether where keys and values go to is worked out ahead of the product, too, once for four columns.
+#ifndef PLACES_AHEAD
+#define PLACES_AHEAD 0
+#endif
 // What follows on the products of `linear`. It works on four neighbouring columns of one row, so that RoPE pairs and
 // (gate, up) pairs stay together.
 
@@ -23,6 +27,34 @@ float rms_scale(float squares) {
     return inversesqrt(squares / float(k) + eps);
 }
 
+#if HAS_K_CACHE
+// Columns are heads of queries, keys, values: keys and values go to the caches, [slot, head, position, column].
+struct CachePlace {
+    bool there;
+    bool is_value;
+    uint at;
+};
+
+// Of column `column` behind those of the queries.
+CachePlace cache_place(uint slot, uint position, uint column) {
+    uint kv_width = kv_heads * head_dim;
+    bool is_value = column >= kv_width;
+    column -= is_value ? kv_width : 0;
+    return CachePlace(slot < slots_n && position < ctx, is_value,
+                      ((slot * kv_heads + column / head_dim) * ctx + position) * head_dim + column % head_dim);
+}
+
+void append(CachePlace place, float value) {
+    if (place.there) {
+        if (place.is_value) {
+            v_cache[place.at] = C(value);
+        } else {
+            k_cache[place.at] = C(value);
+        }
+    }
+}
+#endif
+
 // What `finish` reads, which a kernel can have on its way while it makes the products.
 struct Ahead {
 #if HAS_POSITIONS
@@ -32,6 +64,10 @@ struct Ahead {
 #if HAS_K_CACHE
     uint slot;
     uint position;
+#if PLACES_AHEAD
+    // Where the first column goes to.
+    CachePlace place;
+#endif
 #endif
 #if HAS_RESIDUAL
     OUT residual;
@@ -76,6 +112,9 @@ Ahead ahead(uint row, uint column) {
 #if HAS_K_CACHE
     found.slot = slots[row / rows_per_sequence];
     found.position = positions[row];
+#if PLACES_AHEAD
+    found.place = cache_place(found.slot, found.position, max(column / GATES, width) - width);
+#endif
 #endif
 #if HAS_RESIDUAL
     uint at = row * width + first + column / GATES;
@@ -89,23 +128,6 @@ Ahead ahead(uint row, uint column) {
 #endif
     return found;
 }
-
-#if HAS_K_CACHE
-// Columns are heads of queries, keys, values: keys and values go to the caches, [slot, head, position, column].
-void append(uint column, float value, Ahead found) {
-    uint kv_width = kv_heads * head_dim;
-    bool is_value = column >= kv_width;
-    column -= is_value ? kv_width : 0;
-    if (found.slot < slots_n && found.position < ctx) {
-        uint at = ((found.slot * kv_heads + column / head_dim) * ctx + found.position) * head_dim + column % head_dim;
-        if (is_value) {
-            v_cache[at] = C(value);
-        } else {
-            k_cache[at] = C(value);
-        }
-    }
-}
-#endif
 
 // Writes what follows from the products of `row` with columns `column .. column + 4`; `column` is a multiple of 4.
 void finish(uint row, uint column, vec4 acc, Ahead found) {
@@ -130,12 +152,24 @@ void finish(uint row, uint column, vec4 acc, Ahead found) {
     }
     uint out_column = column / GATES;
 #if HAS_K_CACHE
+#if PLACES_AHEAD
+    if (out_column >= width && (width | head_dim) % OUTS == 0) {
+        [[unroll]] for (uint i = 0; i < OUTS; i++) {
+            if (column + i < n) {
+                CachePlace place = found.place;
+                place.at += i;
+                append(place, values[i]);
+            }
+        }
+        return;
+    }
+#endif
     if (out_column + OUTS > width) {
         [[unroll]] for (uint i = 0; i < OUTS; i++) {
             if (out_column + i < width) {
                 before_norm[row * width + out_column + i] = S(values[i]);
             } else if (column + i < n) {
-                append(out_column + i - width, values[i], found);
+                append(cache_place(found.slot, found.position, out_column + i - width), values[i]);
             }
         }
         return;

@@ -68,9 +68,12 @@ pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<Dev
             .map(|shape| with(&[("SHAPE", shape)]))
             .collect();
     }
-    // What is finished in batches is looked at in small ones, too, by few workgroups.
+    // What is finished in batches is looked at in small ones, too, by few workgroups, and brief products as if they were
+    // long.
     if constant("BATCH").is_some() {
         views.push(with(&[("BATCH", 1), ("UNITS", 1)]));
+        views.push(with(&[("BATCH", 1), ("UNITS", 1), ("BRIEF", 0)]));
+        views.push(with(&[("BRIEF", 0)]));
     }
     // What is left to large products is looked at with small ones, on a device for which these are large.
     if variant
