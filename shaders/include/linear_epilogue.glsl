@@ -1,9 +1,10 @@
+// What follows on the products of `linear`. It works on four neighbouring columns of one row, so that RoPE pairs and
+// (gate, up) pairs stay together.
+//
 // PLACES_AHEAD: whether where keys and values go to is worked out ahead of the product, too, once for four columns.
 #ifndef PLACES_AHEAD
 #define PLACES_AHEAD 0
 #endif
-// What follows on the products of `linear`. It works on four neighbouring columns of one row, so that RoPE pairs and
-// (gate, up) pairs stay together.
 
 // The position of a row that holds no token: such a row is computed like any other, but nothing is appended for it.
 const uint NONE = 0xffffffff;
