@@ -5,8 +5,8 @@
 // There are about as many workgroups as run at once, and a workgroup has every GRID-th tile of 8 columns. Its teams of 32
 // invocations share k: of each column tile a team has every TEAMS-th tile of w, a load of 16 bytes for each invocation. IN_K
 // such loads of each of TOGETHER column tiles are under way, and as soon as one is used the next is asked for. Those of the
-// first column tile are asked for before x is there; the other ones, unless x is short, only when x has been taken apart,
-// since x would have to wait behind them. The sums of a column meet in shared memory when MOST column tiles are through, or all.
+// first EARLY column tiles are asked for before x is there; the other ones only when x has been taken apart, since x would
+// have to wait behind them. The sums of a column meet in shared memory when MOST column tiles are through, or all.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -16,7 +16,7 @@
 #include "include/storage.glsl"
 
 layout(local_size_x = LOCAL_X) in;
-#define PLACES_AHEAD SHORT
+#define PLACES_AHEAD LOOK_EARLY
 #define W_BY_16_BYTES
 #include "include/linear_io.glsl"
 
@@ -24,8 +24,6 @@ layout(local_size_x = LOCAL_X) in;
 
 const uint TILES = (ROW_VECTORS + 3) / 4;
 const uint UNDER_WAY = TOGETHER * IN_K;
-// Of how many column tiles the first loads are asked for before x is there: of all where x is short.
-const uint EARLY = ROW <= 2048 ? TOGETHER : 1;
 // Runs of IN_K tiles of a team in a column tile, and whether each of them is whole.
 const uint RUNS = (TILES + IN_K * TEAMS - 1) / (IN_K * TEAMS);
 #if ROW / PER % (4 * IN_K * TEAMS) == 0
@@ -235,15 +233,11 @@ uint column_of(uint from, uint four) {
     return 8 * (gl_WorkGroupID.x + (from + four / 2) * GRID) + four % 2 * 4;
 }
 
-// Whether what the epilogue reads is asked for before the loop over w. Long products are slower with it, int4 most of all
-// (measured on an H200).
-#define LOOK_EARLY (SHORT && TEAMS <= 16)
-
 // What the epilogue reads for this invocation's first columns of those from column tile `from` of this workgroup on.
 void look_ahead(inout Ahead before, uint from, uint tiles) {
     uint four = gl_LocalInvocationID.x / 4;
-    // Behind the loop the nearest columns stand in where there is none.
-#if SHORT
+    // Behind the loop, where nothing else is left to do, the nearest columns stand in where there are none.
+#if LOOK_EARLY
     if (four < 2 * (tiles - from)) {
         before = ahead(0, column_of(from, four));
     }

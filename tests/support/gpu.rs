@@ -68,12 +68,14 @@ pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<Dev
             .map(|shape| with(&[("SHAPE", shape)]))
             .collect();
     }
-    // What is finished in batches is looked at in small ones, too, by few workgroups, and brief products as if they were
-    // long.
+    // What is finished in batches is looked at in small ones, too, by few workgroups, and small products as if they were
+    // large ones: of two column tiles beside each other one comes behind x, and so does what the epilogue reads.
     if constant("BATCH").is_some() {
-        views.push(with(&[("BATCH", 1), ("UNITS", 1)]));
-        views.push(with(&[("BATCH", 1), ("UNITS", 1), ("BRIEF", 0)]));
-        views.push(with(&[("BRIEF", 0)]));
+        let large = [("DOWN", 1), ("BESIDE", 2), ("FIRST", 1), ("LOOK", 0)];
+        let batches = [("BATCH", 1), ("UNITS", 1)];
+        views.push(with(&batches));
+        views.push(with(&large));
+        views.push(with(&[large.as_slice(), &batches].concat()));
     }
     // What is left to large products is looked at with small ones, on a device for which these are large.
     if variant
