@@ -375,8 +375,10 @@ fn linear_rows_are_finished_by_the_last_workgroup() {
 
 /// Sizes that block formats allow: rows of one group, of an odd number of groups, of more than one step of a workgroup;
 /// whole tiles, and tiles that lack rows, or columns, or both.
-const GROUPED: [(i64, i64, i64); 10] = [
+const GROUPED: [(i64, i64, i64); 11] = [
     (1, 32, 5),
+    // Nothing over: a team takes apart the x that its own tiles meet.
+    (1, 4096, 24),
     (1, 4160, 33),
     (2, 96, 130),
     (2, 640, 80),
