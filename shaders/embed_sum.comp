@@ -19,7 +19,7 @@ const uint ITEMS = (D + LOCAL_X - 1) / LOCAL_X;
     layout(binding = BINDING) readonly buffer NAME##Scales { float16_t NAME##_scales[]; };          \
     float NAME(uint rows, uint row, uint j) {                                                       \
         uint at = tiled_element(row, j, rows, d, 16);                                               \
-        return float(NAME##_scales[int8_group(rows * d, at)]) * int8_values(NAME##_words[at / 4])[at % 4]; \
+        return float(NAME##_scales[int8_group(rows * d, at, W_GROUP)]) * int8_values(NAME##_words[at / 4])[at % 4]; \
     }
 #elif W_INT4
 #define TABLE(NAME, BINDING)                                                                        \
@@ -27,7 +27,7 @@ const uint ITEMS = (D + LOCAL_X - 1) / LOCAL_X;
     layout(binding = BINDING) readonly buffer NAME##Scales { f16vec2 NAME##_scales[]; };            \
     float NAME(uint rows, uint row, uint j) {                                                       \
         uint at = tiled_element(row, j, rows, d, 32);                                               \
-        vec2 scale = vec2(NAME##_scales[int4_group(rows * d, at)]);                                 \
+        vec2 scale = vec2(NAME##_scales[int4_group(rows * d, at, W_GROUP)]);                                 \
         return scale.x * float(NAME##_words[at / 8] >> 4 * (at % 8) & 15) + scale.y;                \
     }
 #else

@@ -49,7 +49,7 @@ uvec4 load_x8(uint row, uint k8) {
 #define StoredW uvec3
 StoredW stored_w8(uint column, uint k8) {
     uint at = tiled_element(column, 8 * k8, n, k, 16);
-    f16vec2 scale = f16vec2(w_scale[int8_group(n * k, at)]);
+    f16vec2 scale = f16vec2(w_scale[int8_group(n * k, at, W_GROUP)]);
     return uvec3(w[at / 8], packFloat2x16(scale));
 }
 uint int8_pair(uint word, f16vec2 scale) {
@@ -66,7 +66,7 @@ uvec4 as_halves(StoredW e) {
 #define StoredW uvec2
 StoredW stored_w8(uint column, uint k8) {
     uint at = tiled_element(column, 8 * k8, n, k, 32);
-    return uvec2(w[at / 8], packFloat2x16(w_scale[int4_group(n * k, at)]));
+    return uvec2(w[at / 8], packFloat2x16(w_scale[int4_group(n * k, at, W_GROUP)]));
 }
 uint int4_pair(uint word, f16vec2 group) {
     uint pair = word & 15 | (word & 0xf0) << 12 | 0x64006400;

@@ -55,7 +55,7 @@ uvec4 load_x8(uint row, uint k8) {
 #if WHOLE
 // Nothing is past an end, the columns of an invocation stand at fixed distances, and x comes straight from memory.
 #define W_AT(j, four) (first_vector + (j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four))
-#define SHARED_AT(j, four) (first_group + ((j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four)) / (32 / PER))
+#define SHARED_AT(j, four) (first_group + ((j) % 2 * 8 + (j) / 2 * (16 * ROW_VECTORS) + 32 * (four)) / (W_GROUP / PER))
 #else
 #define W_AT(j, four) w_vector(line[j], min(four, (k / PER + 3) / 4 - 1), c)
 #define SHARED_AT(j, four) w_group(W_AT(j, four))

@@ -153,18 +153,18 @@ void take_apart(uvec4 raw[TURNS * PER_EIGHTH] FACTORS) {
 }
 
 // What a group shares, as bits that are widened where they are used, since widening waits for the load. It does from 16 bits
-// to 32, too: where no tile of w has an edge, the scales of a tile's two groups come as a word.
+// to 32, too: where no tile of w has an edge, the scales of two groups that stand beside each other come as a word.
 #if W_INT4
 #define BITS uint
-#define SHARED_AT(vector) (COLUMNS * ROW / 8 + (vector))
+#define SHARED_AT(vector) (COLUMNS * ROW / 8 + (vector) / (W_GROUP / PER))
 #define SHARED_BY(bits) unpackHalf2x16(bits)
 #elif WHOLE_TILES && EVEN
 #define BITS uint
-#define SHARED_AT(vector) (COLUMNS * ROW / 4 + (vector) / 4)
-#define SHARED_BY(bits) unpackHalf2x16((bits) >> lane % 4 / 2 * 16).x
+#define SHARED_AT(vector) (COLUMNS * ROW / 4 + (vector) / (2 * W_GROUP / PER))
+#define SHARED_BY(bits) unpackHalf2x16((bits) >> lane / (W_GROUP / PER) % 2 * 16).x
 #else
 #define BITS uint16_t
-#define SHARED_AT(vector) (COLUMNS * ROW / 2 + (vector) / 2)
+#define SHARED_AT(vector) (COLUMNS * ROW / 2 + (vector) / (W_GROUP / PER))
 #define SHARED_BY(bits) unpackHalf2x16(bits).x
 #endif
 

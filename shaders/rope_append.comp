@@ -67,7 +67,7 @@ void store(uint place, bool is_k) {
             values[e] = finished[4 * word + e];
         }
         uint bits = int8_word(values, scale);
-        uint shared_at = int8_group(places * D, place + group);
+        uint shared_at = int8_group(places * D, place + group, C_GROUP);
         if (is_k) {
             k_cache[place / 4 + word] = bits;
         } else {

@@ -273,8 +273,8 @@ fn placement_and_order_do_not_change_a_single_token() {
     }
 }
 
-/// What the packed bytes of a weight say, by the table in `src/dtype.rs`: all small integers, then what groups of 32
-/// share as f16, both in tiles.
+/// What the packed bytes of a weight say, by the table in `src/dtype.rs`: all small integers, then what groups share as
+/// f16, both in tiles.
 fn dequantised(dtype: DType, shape: &[u64], bytes: &[u8]) -> Vec<f64> {
     let elements = shape.iter().product::<u64>() as usize;
     let bytes = tiles::by_rows(dtype, shape, bytes.to_vec());
@@ -285,9 +285,11 @@ fn dequantised(dtype: DType, shape: &[u64], bytes: &[u8]) -> Vec<f64> {
         )),
         DType::F16 => half(2 * i),
         DType::Int8 => half(elements + i / 32 * 2) * f64::from(bytes[i] as i8),
-        DType::Int4 => {
+        DType::Int8g64 => half(elements + i / 64 * 2) * f64::from(bytes[i] as i8),
+        DType::Int4 | DType::Int4g128 => {
+            let group = if dtype == DType::Int4 { 32 } else { 128 };
             let q = bytes[i / 2] >> (i % 2 * 4) & 15;
-            let pair = elements / 2 + i / 32 * 4;
+            let pair = elements / 2 + i / group * 4;
             half(pair) * f64::from(q) + half(pair + 2)
         }
         other => panic!("no weight is {other}"),
@@ -352,11 +354,20 @@ fn some_logits(model: &Model) -> Vec<f64> {
 #[test]
 fn quantised_weights_count_with_what_their_bytes_say() {
     for decoder in DECODERS {
-        for weight in [DType::F16, DType::Int8, DType::Int4] {
+        // Rows of 64, 96 and 128: wide groups are in some weights, narrow ones in the others.
+        for (weight, most) in [
+            (DType::F16, 12),
+            (DType::Int8, 12),
+            (DType::Int4, 12),
+            (DType::Int8g64, 9),
+            (DType::Int4g128, 2),
+        ] {
             let formats = Formats::new(decoder, weight);
-            let of_format = |info: &&graphc::plan::Weight| info.dtype == weight;
-            let count = formats.stored.plan.weights.iter().filter(of_format).count();
-            assert!(count > 12, "{count} weights are {weight}");
+            let weights = &formats.stored.plan.weights;
+            let count = weights.iter().filter(|info| info.dtype == weight).count();
+            assert!(count > most, "{count} weights are {weight}");
+            let alike = |info: &&graphc::plan::Weight| info.dtype.narrow() == weight.narrow();
+            assert!(weights.iter().filter(alike).count() > 12, "{weight}");
             let error = nmse(&some_logits(&formats.stored), &some_logits(&formats.exact));
             eprintln!("{} {weight}: NMSE {error:.1e}", decoder.0);
             // What may be lost is 5e-4; nothing is.
@@ -389,6 +400,8 @@ fn quantised_weights_stay_close() {
             (DType::F16, 8e-8),
             (DType::Int8, 1.6e-5),
             (DType::Int4, 4.5e-3),
+            (DType::Int8g64, 1.6e-5),
+            (DType::Int4g128, 4.5e-3),
         ] {
             let what = format!("{} {weight}", decoder.0);
             let formats = Formats::new(decoder, weight);

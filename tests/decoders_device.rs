@@ -33,7 +33,7 @@ const SLOTS: u32 = 3;
 /// may be rounded to the other neighbour; the residual stream of Gemma, which is not normalised, makes most of that. In
 /// int8 the neighbours are 1/127 of a group's largest value apart, and one key or value that is rounded to the other one
 /// makes 4e-4 there, 3e-9 in the other models.
-const TYPES: [Types; 9] = [
+const TYPES: [Types; 11] = [
     (DType::F32, DType::F32, DType::F32, 1e-9),
     (DType::F32, DType::F16, DType::F16, 2e-5),
     (DType::F32, DType::Int8, DType::F16, 2e-5),
@@ -41,6 +41,8 @@ const TYPES: [Types; 9] = [
     (DType::F16, DType::F16, DType::F16, 5e-4),
     (DType::F16, DType::Int8, DType::F16, 5e-4),
     (DType::F16, DType::Int4, DType::F16, 5e-4),
+    (DType::F16, DType::Int8g64, DType::F16, 5e-4),
+    (DType::F32, DType::Int4g128, DType::F16, 2e-5),
     (DType::F32, DType::F32, DType::Int8, 2e-3),
     (DType::F16, DType::Int8, DType::Int8, 5e-3),
 ];

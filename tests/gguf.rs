@@ -554,30 +554,35 @@ fn packed_bytes_are_those_of_the_interpreter() {
     let levels = |dtype: DType, count: usize| -> Vec<f32> {
         let level = |at: usize| match dtype {
             // Every group has the ends of the range.
-            DType::Int8 if at % 32 == 7 => 31.75,
-            DType::Int8 => (at * 37 % 255) as f32 * 0.25 - 31.75,
-            _ => ((at * 7 + at / 32) % 16) as f32 * 0.125 - (at / 32 % 5) as f32,
+            DType::Int8 | DType::Int8g64 if at % 32 == 7 => 31.75,
+            DType::Int8 | DType::Int8g64 => (at * 37 % 255) as f32 * 0.25 - 31.75,
+            _ => {
+                let group = at / dtype.group() as usize;
+                ((at * 7 + group) % 16) as f32 * 0.125 - (group % 5) as f32
+            }
         };
         (0..count).map(level).collect()
     };
-    for dtype in [DType::Int8, DType::Int4] {
-        let joined = levels(dtype, 27 * 96);
-        let wide = levels(dtype, 11 * 32_864);
-        let cube = levels(dtype, 3 * 4 * 96);
-        let part =
-            |rows: std::ops::Range<usize>| f32_bytes(&joined[rows.start * 96..rows.end * 96]);
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        let k = 3 * dtype.group();
+        let long = 32_768 + k;
+        let of = |rows: u64, k: u64| levels(dtype, (rows * k) as usize);
+        let (joined, wide, cube) = (of(27, k), of(11, long), of(3 * 4, k));
+        let part = |rows: std::ops::Range<usize>| {
+            f32_bytes(&joined[rows.start * k as usize..rows.end * k as usize])
+        };
         let file = GgufFile::of("x")
-            .tensor("a", F32, &[5, 96], part(0..5))
-            .tensor("b", F32, &[9, 96], part(5..14))
-            .tensor("c", F32, &[13, 96], part(14..27))
-            .tensor("wide", F32, &[11, 32_864], f32_bytes(&wide))
-            .tensor("cube", F32, &[3, 4, 96], f32_bytes(&cube));
+            .tensor("a", F32, &[5, k], part(0..5))
+            .tensor("b", F32, &[9, k], part(5..14))
+            .tensor("c", F32, &[13, k], part(14..27))
+            .tensor("wide", F32, &[11, long], f32_bytes(&wide))
+            .tensor("cube", F32, &[3, 4, k], f32_bytes(&cube));
         let folder = folder_with(&file);
         let concat = Recipe::Concat(["a", "b", "c"].map(tensor).to_vec());
         let plan = plan(vec![
-            weight("joined", dtype, &[27, 96], concat),
-            weight("wide", dtype, &[11, 32_864], tensor("wide")),
-            weight("cube", dtype, &[3, 4, 96], tensor("cube")),
+            weight("joined", dtype, &[27, k], concat),
+            weight("wide", dtype, &[11, long], tensor("wide")),
+            weight("cube", dtype, &[3, 4, k], tensor("cube")),
         ]);
         let packed = pack(&plan, folder.path()).unwrap();
         for (index, (weight, values)) in plan.weights.iter().zip([joined, wide, cube]).enumerate() {

@@ -374,9 +374,10 @@ fn linear_rows_are_finished_by_the_last_workgroup() {
 }
 
 /// Sizes that block formats allow: rows of one group, of an odd number of groups, of more than one step of a workgroup;
-/// whole tiles, and tiles that lack rows, or columns, or both.
-const GROUPED: [(i64, i64, i64); 11] = [
+/// whole tiles, and tiles that lack rows, or columns, or both. Groups of 64 and of 128 divide some of them.
+const GROUPED: [(i64, i64, i64); 14] = [
     (1, 32, 5),
+    (1, 1152, 20),
     // Nothing over: a team takes apart the x that its own tiles meet.
     (1, 4096, 24),
     (1, 4160, 33),
@@ -384,8 +385,10 @@ const GROUPED: [(i64, i64, i64); 11] = [
     (2, 640, 80),
     (3, 256, 43),
     (5, 1056, 24),
+    (6, 384, 43),
     (8, 544, 68),
     (19, 288, 71),
+    (21, 640, 71),
     (33, 64, 96),
     (130, 96, 150),
 ];
@@ -450,10 +453,12 @@ fn integer_products_keep_what_is_not_finite() {
     let manifest = &library.manifests["linear"];
     let device = gpu::profile();
     let each = [("dot", 2), ("stream", 1)].into_iter();
-    let each = each.flat_map(|of| [DType::Int8, DType::Int4].map(|weight| (of, weight)));
+    let formats = || DType::ALL.into_iter().filter(|dtype| dtype.is_block());
+    let each = each.flat_map(|of| formats().map(move |weight| (of, weight)));
     for ((name, rows), weight) in each {
         let variant = manifest.variants.iter().find(|v| v.name == name).unwrap();
-        let case = Case::new(&[("m", rows), ("k", 96), ("n", 12)]);
+        let k = 3 * weight.group() as i64;
+        let case = Case::new(&[("m", rows), ("k", k), ("n", 12)]);
         let types = ["C", "S", "X"].map(|name| (name.to_string(), DType::F32));
         let mut types = Types::from(types);
         types.insert("W".into(), weight);

@@ -1,7 +1,7 @@
-// Block formats: groups of 32 neighbours of a row share a scale (int8), or a scale and a minimum (int4).
-// A buffer of `elements` holds all small integers first and then what the groups share, so that it is bound
-// twice: as words, and as f16 (int8) or pairs of f16 (int4). `element` is below an element's number in that buffer: of a
-// cache row after row, of a weight as `tiled_element` says.
+// Block formats: groups of neighbours of a row share a scale (int8), or a scale and a minimum (int4); how many they are, a
+// shader of a type T finds in T_GROUP. A buffer of `elements` holds all small integers first and then what the groups share,
+// so that it is bound twice: as words, and as f16 (int8) or pairs of f16 (int4). `element` is below an element's number in
+// that buffer: of a cache row after row, of a weight as `tiled_element` says.
 
 // Four int8 of one word.
 vec4 int8_values(uint word) {
@@ -32,14 +32,14 @@ uint int8_word(vec4 values, float scale) {
     return uint(whole.x | whole.y << 8 | whole.z << 16 | whole.w << 24);
 }
 
-// Where the number (int8) or pair (int4) that the group of element `element` shares stands, among the f16 or pairs of f16
-// of a buffer of `elements`.
-uint int8_group(uint elements, uint element) {
-    return elements / 2 + element / 32;
+// Where the number (int8) or pair (int4) that element `element` shares with others, `group` in all, stands among the f16 or
+// pairs of f16 of a buffer of `elements`.
+uint int8_group(uint elements, uint element, uint group) {
+    return elements / 2 + element / group;
 }
 
-uint int4_group(uint elements, uint element) {
-    return elements / 8 + element / 32;
+uint int4_group(uint elements, uint element, uint group) {
+    return elements / 8 + element / group;
 }
 
 // Weights stand in tiles of 8 rows x 4 vectors of 16 bytes, tile after tile along the rows, then the next 8 rows; tiles at

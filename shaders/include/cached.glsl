@@ -41,11 +41,11 @@ const float LOG2_E = 1.4426950408889634;
 
 #if C_INT8
 float k_scale_of(uint element) {
-    return float(k_scale[int8_group(places * D, element)]);
+    return float(k_scale[int8_group(places * D, element, C_GROUP)]);
 }
 
 float v_scale_of(uint element) {
-    return float(v_scale[int8_group(places * D, element)]);
+    return float(v_scale[int8_group(places * D, element, C_GROUP)]);
 }
 #endif
 

@@ -174,9 +174,9 @@ uint w_vector(W_ROW row, uint vector) {
 // Where that stands which the group of a vector of w shares, if groups share anything.
 uint w_group(uint vector) {
 #if W_INT8
-    return int8_group(n * k, 0) + vector / (32 / PER);
+    return int8_group(n * k, 0, W_GROUP) + vector / (W_GROUP / PER);
 #elif W_INT4
-    return int4_group(n * k, 0) + vector / (32 / PER);
+    return int4_group(n * k, 0, W_GROUP) + vector / (W_GROUP / PER);
 #else
     return 0;
 #endif

@@ -35,10 +35,10 @@ vec4 gain_inside(uint k4) {
 vec4 w_inside(uint column, uint k4) {
 #if W_INT8
     uint at = tiled_element(column, 4 * k4, n, k, 16);
-    return float(w_scale[int8_group(n * k, at)]) * int8_values(w[at / 4]);
+    return float(w_scale[int8_group(n * k, at, W_GROUP)]) * int8_values(w[at / 4]);
 #elif W_INT4
     uint at = tiled_element(column, 4 * k4, n, k, 32);
-    vec2 scale = vec2(w_scale[int4_group(n * k, at)]);
+    vec2 scale = vec2(w_scale[int4_group(n * k, at, W_GROUP)]);
     return scale.x * int4_values(w[at / 8] >> 16 * (k4 % 2)) + scale.y;
 #elif VEC == 4
     return vec4(w[column * (k / 4) + k4]);

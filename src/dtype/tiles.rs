@@ -2,8 +2,8 @@
 //!
 //! Kernels read several neighbouring rows of a weight at once, some bytes of each. So these stand beside each other: in
 //! tiles of [`ROWS`] rows x 4 vectors of 16 bytes, tile after tile along the rows, then the next [`ROWS`] rows. All
-//! dimensions but the last one, `k`, count as rows. Of a weight of `n` rows of `V` vectors (`k / 16` in int8, `k / 32` in
-//! int4), vector `v` of row `r` is number
+//! dimensions but the last one, `k`, count as rows. Of a weight of `n` rows of `V` vectors (`k / 16` of 8 bits, `k / 32` of
+//! 4), vector `v` of row `r` is number
 //!
 //! ```text
 //! place(r, v) = (r - r % 8) * V + (v - v % 4) * h + (r % 8) * w + v % 4
@@ -20,13 +20,14 @@
 //! r = 8          48 49 50 51   56 57
 //! r = 9          52 53 54 55   58 59
 //! ```
-//! What groups share stands in the order of the groups. A group is a vector in int4 and two in int8, where tiles are
-//! thus two groups wide: `place(r, v) = 2 * place(r, group) + v % 2`.
+//! What groups share stands in the order of the groups. A group is a vector in int4, two in int8, and four in int8g64 and
+//! int4g128: all that a tile has of a row. So what the group of a vector shares stands at `place(r, v)` divided by the
+//! vectors of a group.
 //!
 //! Caches have other rows than weights, written one at a time: they stay row after row, and so does every other tensor
 //! that is no weight.
 
-use super::{DType, GROUP};
+use super::DType;
 
 /// Rows of a tile.
 pub const ROWS: u64 = 8;
@@ -47,8 +48,8 @@ impl Tiles {
         let (rows, k) = rows_of(shape);
         Self {
             rows,
-            groups: k / GROUP,
-            width: WIDTH / quant_bytes(dtype),
+            groups: k / dtype.group(),
+            width: WIDTH / dtype.quant_bytes(),
         }
     }
 
@@ -73,14 +74,6 @@ pub fn rows_of(shape: &[u64]) -> (u64, u64) {
     match shape.split_last() {
         Some((k, rows)) => (rows.iter().product(), *k),
         None => (1, 1),
-    }
-}
-
-/// Bytes of the integers of a group.
-fn quant_bytes(dtype: DType) -> u64 {
-    match dtype {
-        DType::Int4 => GROUP / 2,
-        _ => GROUP,
     }
 }
 
@@ -112,15 +105,10 @@ fn parts(
         return bytes;
     }
     let (rows, k) = rows_of(shape);
-    let size = quant_bytes(dtype);
-    let (quants, shared) = bytes.split_at((rows * k / GROUP * size) as usize);
+    let (size, share) = (dtype.quant_bytes(), dtype.shared_bytes());
+    let (quants, shared) = bytes.split_at((rows * k / dtype.group() * size) as usize);
     let mut out = each(dtype, shape, quants, size as usize);
-    out.extend(each(
-        dtype,
-        shape,
-        shared,
-        (dtype.group_bytes() - size) as usize,
-    ));
+    out.extend(each(dtype, shape, shared, share as usize));
     out
 }
 
@@ -162,33 +150,27 @@ mod tests {
             let number = (row * 1000 + at) as u16;
             number.to_le_bytes().repeat(bytes / 2)
         };
-        let vectors = k / GROUP * quant_bytes(dtype) / 16;
+        let groups = k / dtype.group();
+        let vectors = groups * dtype.quant_bytes() / 16;
         let all = |count: u64, bytes: usize| {
             (0..rows).flat_map(move |row| (0..count).flat_map(move |at| label(row, at, bytes)))
         };
-        let shared = (dtype.group_bytes() - quant_bytes(dtype)) as usize;
-        all(vectors, 16).chain(all(k / GROUP, shared)).collect()
+        let shared = dtype.shared_bytes() as usize;
+        all(vectors, 16).chain(all(groups, shared)).collect()
     }
 
     #[test]
     fn every_vector_and_every_scale_stands_in_its_place() {
-        for dtype in [DType::Int8, DType::Int4] {
-            for (rows, k) in [
-                (1, 32),
-                (3, 96),
-                (8, 128),
-                (10, 96),
-                (17, 416),
-                (24, 256),
-                (31, 1120),
-            ] {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+            for (rows, groups) in [(1, 1), (3, 3), (8, 4), (10, 3), (17, 13), (24, 8), (31, 35)] {
+                let k = groups * dtype.group();
                 let by = labelled(dtype, rows, k);
                 let tiles = tiled(dtype, &[rows, k], by.clone());
                 assert_eq!(by.len() as u64, dtype.size_of(&[rows, k]).unwrap_or(0));
                 let at = |at: u64, size: u64| &tiles[(at * size) as usize..][..size as usize];
-                let vectors = k / GROUP * quant_bytes(dtype) / 16;
+                let vectors = groups * dtype.quant_bytes() / 16;
                 let integers = rows * vectors;
-                let share = dtype.group_bytes() - quant_bytes(dtype);
+                let share = dtype.shared_bytes();
                 let first = integers * 16 / share;
                 for row in 0..rows {
                     for v in 0..vectors {
@@ -196,8 +178,8 @@ mod tests {
                         let label = (row * 1000 + v) as u16;
                         assert_eq!(at(place, 16), label.to_le_bytes().repeat(8));
                         // As shaders find it: beside the vector's place.
-                        let group = place * 16 / quant_bytes(dtype);
-                        let label = (row * 1000 + v * 16 / quant_bytes(dtype)) as u16;
+                        let group = place * 16 / dtype.quant_bytes();
+                        let label = (row * 1000 + v * 16 / dtype.quant_bytes()) as u16;
                         let wanted = label.to_le_bytes().repeat(share as usize / 2);
                         assert_eq!(at(first + group, share), wanted);
                     }

@@ -1,8 +1,10 @@
 //! Between stored elements and the f64 that formulas count in.
 
+use std::slice::ChunksExact;
+
 use half::f16;
 
-use crate::dtype::{DType, GROUP};
+use crate::dtype::DType;
 
 /// The elements of a tensor as f64; every storage type converts exactly. `None` if the bytes are not a whole
 /// number of elements, or of groups.
@@ -20,23 +22,22 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
         DType::U32 => each(bytes, |b| u32::from_le_bytes(b).into()),
         DType::I8 => each(bytes, |b| i8::from_le_bytes(b).into()),
         DType::U8 => each(bytes, |b: [u8; 1]| b[0].into()),
-        DType::Int8 => decode_int8(bytes),
-        DType::Int4 => decode_int4(bytes),
+        DType::Int8 | DType::Int8g64 => decode_int8(dtype, bytes),
+        DType::Int4 | DType::Int4g128 => decode_int4(dtype, bytes),
     }
 }
 
-/// The number of groups in a tensor of so many bytes.
-fn groups(dtype: DType, bytes: &[u8]) -> Option<usize> {
-    let group = dtype.group_bytes() as usize;
-    bytes
-        .len()
-        .is_multiple_of(group)
-        .then_some(bytes.len() / group)
+/// The integers of each group of a tensor, and what all groups share.
+fn groups(dtype: DType, bytes: &[u8]) -> Option<(ChunksExact<'_, u8>, &[u8])> {
+    let (size, quants) = (dtype.group_bytes() as usize, dtype.quant_bytes() as usize);
+    let count = bytes.len() / size;
+    let (first, shared) = bytes.split_at_checked(count * quants)?;
+    let whole = bytes.len().is_multiple_of(size);
+    whole.then_some((first.chunks_exact(quants), shared))
 }
 
-fn decode_int8(bytes: &[u8]) -> Option<Vec<f64>> {
-    let (quants, scales) = bytes.split_at_checked(groups(DType::Int8, bytes)? * GROUP as usize)?;
-    let groups = quants.chunks_exact(GROUP as usize);
+fn decode_int8(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
+    let (groups, scales) = groups(dtype, bytes)?;
     let pairs = groups.zip(scales.as_chunks::<2>().0);
     let values = pairs.flat_map(|(quants, scale)| {
         let scale = f16::from_le_bytes(*scale).to_f64();
@@ -47,10 +48,8 @@ fn decode_int8(bytes: &[u8]) -> Option<Vec<f64>> {
     Some(values.collect())
 }
 
-fn decode_int4(bytes: &[u8]) -> Option<Vec<f64>> {
-    let half = GROUP as usize / 2;
-    let (quants, shared) = bytes.split_at_checked(groups(DType::Int4, bytes)? * half)?;
-    let groups = quants.chunks_exact(half);
+fn decode_int4(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
+    let (groups, shared) = groups(dtype, bytes)?;
     let values = groups
         .zip(shared.as_chunks::<4>().0)
         .flat_map(|(quants, [s0, s1, m0, m1])| {
@@ -77,20 +76,21 @@ pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
         DType::U32 => each(values, |v| (v as u32).to_le_bytes()),
         DType::I8 => each(values, |v| (v as i8).to_le_bytes()),
         DType::U8 => each(values, |v| (v as u8).to_le_bytes()),
-        DType::Int8 => encode_int8(values),
-        DType::Int4 => encode_int4(values),
+        DType::Int8 | DType::Int8g64 => encode_int8(dtype, values),
+        DType::Int4 | DType::Int4g128 => encode_int4(dtype, values),
     }
 }
 
-fn encode_int8(values: &[f64]) -> Vec<u8> {
+fn encode_int8(dtype: DType, values: &[f64]) -> Vec<u8> {
+    let size = dtype.group() as usize;
     let (mut quants, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
-    for group in values.chunks(GROUP as usize) {
+    for group in values.chunks(size) {
         let largest = group
             .iter()
             .fold(0.0, |max: f64, value| max.max(value.abs()));
         let scale = f16::from_f64(largest / 127.0);
         let by = reciprocal(scale);
-        let mut whole = [0; GROUP as usize];
+        let mut whole = vec![0; size];
         for (quant, value) in whole.iter_mut().zip(group) {
             *quant = (value * by).round() as i8 as u8;
         }
@@ -101,10 +101,11 @@ fn encode_int8(values: &[f64]) -> Vec<u8> {
     quants
 }
 
-fn encode_int4(values: &[f64]) -> Vec<u8> {
+fn encode_int4(dtype: DType, values: &[f64]) -> Vec<u8> {
+    let size = dtype.group() as usize;
     let (mut quants, mut shared) = (Vec::with_capacity(values.len() / 2), Vec::new());
-    for group in values.chunks(GROUP as usize) {
-        let mut whole = [0.0; GROUP as usize];
+    for group in values.chunks(size) {
+        let mut whole = vec![0.0; size];
         whole[..group.len()].copy_from_slice(group);
         let low = whole
             .iter()
@@ -163,18 +164,34 @@ mod tests {
             (values[32], values[33], values[62], values[63]),
             (33.0, 3.0, 3.0, 33.0)
         );
+        // One scale for all of them, and one pair for four times 32.
+        let mut wide = int8[..64].to_vec();
+        wide.extend(f16s(&[0.5]));
+        let values = decode(DType::Int8g64, &wide).unwrap();
+        assert_eq!((values[0], values[32], values[63]), (0.5, -0.5, 63.5));
+        let mut wide = int4[..32].repeat(2);
+        wide.extend(f16s(&[0.5, -1.0]));
+        let values = decode(DType::Int4g128, &wide).unwrap();
+        assert_eq!(
+            (values[0], values[32], values[65], values[127]),
+            (-0.5, 6.5, 0.0, 6.5)
+        );
         assert_eq!(decode(DType::Int8, &int8[1..]), None);
         assert_eq!(decode(DType::Int4, &int4[1..]), None);
     }
 
     #[test]
     fn encoding_is_as_close_as_the_format_allows() {
-        let values: Vec<f64> = (0..96)
+        let values: Vec<f64> = (0..384)
             .map(|i| f64::from(i * 37 % 101) / 50.0 - 1.0)
             .collect();
-        for (dtype, step) in [(DType::Int8, 1.0 / 127.0), (DType::Int4, 2.0 / 15.0)] {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+            let step = match dtype.narrow() {
+                DType::Int8 => 1.0 / 127.0,
+                _ => 2.0 / 15.0,
+            };
             let bytes = encode(dtype, &values);
-            assert_eq!(Some(bytes.len() as u64), dtype.size_of(&[3, 32]));
+            assert_eq!(Some(bytes.len() as u64), dtype.size_of(&[3, 128]));
             let back = decode(dtype, &bytes).unwrap();
             for (value, back) in values.iter().zip(&back) {
                 // Half a step, and the rounding of scale and minimum to f16 over 127 or 15 steps.

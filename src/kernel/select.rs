@@ -337,9 +337,10 @@ impl<'a> Selector<'a> {
             .flatten()
             .filter_map(|(dtype, _)| match dtype {
                 // Block formats: their scales.
-                DType::F16 | DType::Bf16 | DType::Int8 | DType::Int4 => Some(Feature::StorageF16),
+                dtype if dtype.is_block() => Some(Feature::StorageF16),
+                DType::F16 | DType::Bf16 => Some(Feature::StorageF16),
                 DType::I8 | DType::U8 => Some(Feature::StorageI8),
-                DType::F32 | DType::I32 | DType::U32 => None,
+                _ => None,
             });
         let relay = relays.then_some(Feature::Relay);
         let declared = variant.needs.iter().copied();

@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 
 use super::{Entry, Plan, Role, Tensor};
-use crate::dtype::{DType, GROUP};
+use crate::dtype::DType;
 use crate::ids::{PassId, TensorId};
 use crate::kernel::Access;
 
@@ -125,16 +125,16 @@ pub fn first(tensor: &Tensor, start: u64, bytes: &[u8]) -> Option<(u64, f32)> {
         DType::F32 => find(4, &|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         DType::F16 => find(2, &half),
         DType::Bf16 => find(2, &|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-        DType::Int8 | DType::Int4 => {
-            let width = if tensor.dtype == DType::Int8 { 2 } else { 4 };
-            let groups = tensor.bytes / tensor.dtype.group_bytes();
+        dtype @ (DType::Int8 | DType::Int4 | DType::Int8g64 | DType::Int4g128) => {
+            let width = dtype.shared_bytes();
+            let groups = tensor.bytes / dtype.group_bytes();
             let shared = tensor.bytes - groups * width;
             let skipped = usize::try_from(shared.saturating_sub(start)).ok()?;
             let group = start.saturating_sub(shared) / width;
             let halves = bytes.get(skipped..)?.chunks_exact(2).map(half).zip(0u64..);
             let mut bad = halves.filter(|(value, _)| !value.is_finite());
             bad.next()
-                .map(|(value, at)| ((group + at * 2 / width) * GROUP, value))
+                .map(|(value, at)| ((group + at * 2 / width) * dtype.group(), value))
         }
         DType::I32 | DType::U32 | DType::I8 | DType::U8 => None,
     }
@@ -182,15 +182,20 @@ mod tests {
     fn a_group_of_a_block_format_is_found_by_what_it_shares() {
         let inf = f16::INFINITY.to_le_bytes();
         // Four groups: their quants, 0xff each, are no floats.
-        for (dtype, quants, width) in [(DType::Int8, 128, 2), (DType::Int4, 64, 4)] {
-            let tensor = tensor(dtype, &[2, 64]);
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+            let tensor = tensor(dtype, &[2, 2 * dtype.group()]);
+            let (quants, width) = (
+                4 * dtype.quant_bytes() as usize,
+                dtype.shared_bytes() as usize,
+            );
             let mut bytes = vec![0xff; quants];
             bytes.resize(quants + 4 * width, 0);
             assert_eq!(first(&tensor, 0, &bytes), None, "{dtype}");
             bytes[quants + 3 * width - 2..][..2].copy_from_slice(&inf);
             for start in [0, quants - 32, quants, quants + width] {
                 let found = first(&tensor, start as u64, &bytes[start..]);
-                assert_eq!(found, Some((64, f32::INFINITY)), "{dtype} from {start}");
+                let wanted = Some((2 * dtype.group(), f32::INFINITY));
+                assert_eq!(found, wanted, "{dtype} from {start}");
             }
         }
     }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::Checkpoint;
 use super::pack::CachePlace;
 use super::{WeightError, convert, shape_text};
-use crate::dtype::GROUP;
 use crate::graph::Recipe;
 use crate::plan;
 
@@ -42,14 +41,15 @@ impl Layout {
             let too_large = || fault(format!("{} is too large", shape_text(&weight.shape)));
             if !convert::can_narrow(weight.dtype) && !weight.dtype.is_block() {
                 return Err(fault(format!(
-                    "its type is {}; weights are f32, f16, bf16, int8 or int4",
+                    "its type is {}; weights are f32, f16, bf16, int8, int8g64, int4 or int4g128",
                     weight.dtype
                 )));
             }
             let row = weight.shape.last().copied().unwrap_or(0);
-            if weight.dtype.is_block() && (weight.shape.len() < 2 || !row.is_multiple_of(GROUP)) {
+            let group = weight.dtype.group();
+            if weight.dtype.is_block() && (weight.shape.len() < 2 || !row.is_multiple_of(group)) {
                 return Err(fault(format!(
-                    "{} of shape {} has no rows of whole groups of {GROUP}",
+                    "{} of shape {} has no rows of whole groups of {group}",
                     weight.dtype,
                     shape_text(&weight.shape)
                 )));

@@ -9,8 +9,9 @@ use half::f16;
 
 use super::checkpoint::Checkpoint;
 use super::convert;
+use super::quants;
 use super::types::SourceType;
-use crate::dtype::{DType, GROUP};
+use crate::dtype::DType;
 use crate::graph::Recipe;
 
 /// Deeper than any recipe that a graph file can hold.
@@ -84,7 +85,7 @@ impl Checkpoint {
             && tensor
                 .shape
                 .last()
-                .is_some_and(|row| row.is_multiple_of(GROUP));
+                .is_some_and(|row| row.is_multiple_of(quants::GROUP as u64));
         let plain = match tensor.dtype {
             SourceType::F32 | SourceType::Bf16 if !self.exact_in_f16(name) => DType::F32,
             _ => DType::F16,

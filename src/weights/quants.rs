@@ -11,8 +11,8 @@ use half::f16;
 
 use super::types::SourceType;
 
-/// Elements of a group that shares a scale in the weights' block formats.
-pub(super) const GROUP: usize = crate::dtype::GROUP as usize;
+/// Elements of a group of these blocks that shares a scale: those of `int8` and `int4`, too.
+pub(super) const GROUP: usize = 32;
 
 /// Decodes whole blocks. `bytes` has exactly the blocks of `out.len()` elements; plain types leave `out` alone.
 pub(super) fn decode(dtype: SourceType, bytes: &[u8], out: &mut [f32]) {

@@ -92,11 +92,7 @@ impl RandomWeights {
 /// The bytes from `start` on of a tensor in a block format: any integers, and scales around the one that gives them
 /// the deviation of other weights.
 fn fill_blocks(dtype: DType, elements: u64, key: u64, start: u64, out: &mut [u8]) {
-    let quants = if dtype == DType::Int8 {
-        elements
-    } else {
-        elements / 2
-    };
+    let quants = elements / dtype.group() * dtype.quant_bytes();
     out.par_chunks_mut(BLOCK)
         .enumerate()
         .for_each(|(block, out)| {
@@ -121,7 +117,7 @@ fn fill_blocks(dtype: DType, elements: u64, key: u64, start: u64, out: &mut [u8]
 fn shared_word(dtype: DType, bits: u64) -> [u8; 8] {
     let mut word = [0; 8];
     // Integers spread evenly over 256 values deviate by 73.9, over 16 values by 4.61.
-    let (step, groups) = match dtype {
+    let (step, groups) = match dtype.narrow() {
         DType::Int8 => (DEVIATION / 73.9, 4),
         _ => (DEVIATION / 4.61, 2),
     };
@@ -239,7 +235,7 @@ mod tests {
 
     #[test]
     fn block_formats_look_normal_and_come_in_parts() {
-        for dtype in [DType::Int8, DType::Int4] {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
             let w = weight("w", dtype, &[300, 1024]);
             let mut whole = vec![0; dtype.size_of(&w.shape).unwrap() as usize];
             RandomWeights::new(1).write(&w, 0, &mut whole).unwrap();

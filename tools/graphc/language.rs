@@ -19,6 +19,7 @@ use graphc::weights::Checkpoint;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::model::{Model, ModelArgs};
+use crate::request;
 
 /// Batches that decode entries are compiled for, as long as no other is asked for.
 const BATCHES: [usize; 4] = [1, 4, 16, 32];
@@ -34,7 +35,7 @@ pub struct LanguageArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..=16_777_216))]
     ctx: Option<u32>,
     /// Element type of the weights: what the checkpoint has, or another
-    #[arg(long, value_name = "TYPE", default_value = "native", value_parser = ["native", "f32", "f16", "int8", "int4"])]
+    #[arg(long, value_name = "TYPE", default_value = "native", value_parser = request::WEIGHT_TYPES)]
     weights: String,
     /// Element type of the cache of keys and values; int8 has a scale for every 32 elements of a head
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]

@@ -14,6 +14,11 @@ use graphc::weights::Checkpoint;
 
 use crate::failure::Failure;
 
+/// What `--weights` takes.
+pub const WEIGHT_TYPES: [&str; 7] = [
+    "native", "f32", "f16", "int8", "int4", "int8g64", "int4g128",
+];
+
 /// Which graph, and its parameters.
 #[derive(clap::Args)]
 pub struct GraphArgs {
@@ -33,7 +38,7 @@ pub struct GraphArgs {
     #[arg(long, value_name = "TYPE", env = "GRAPHC_DTYPE", hide_env_values = true, value_parser = ["f32", "f16"])]
     pub dtype: Option<String>,
     /// Element type of weights: what the checkpoint has (native), or one type for all; `--dtype` when missing
-    #[arg(long, value_name = "TYPE", value_parser = ["native", "f32", "f16", "int8", "int4"])]
+    #[arg(long, value_name = "TYPE", value_parser = WEIGHT_TYPES)]
     pub weights: Option<String>,
     /// Switch a fusion rule off; `all` switches every rule off [repeatable]
     #[arg(long = "no-fusion", value_name = "RULE")]

@@ -37,7 +37,7 @@ pub struct SubjectArgs {
     #[arg(long, value_name = "TYPE", env = "GRAPHC_DTYPE", hide_env_values = true, value_parser = ["f32", "f16"])]
     dtype: Option<String>,
     /// Element type of weights: what the checkpoint has (native), or one type for all; `--dtype` when missing
-    #[arg(long, value_name = "TYPE", value_parser = ["native", "f32", "f16", "int8", "int4"])]
+    #[arg(long, value_name = "TYPE", value_parser = request::WEIGHT_TYPES)]
     weights: Option<String>,
     /// Device: a number, a part of the name, or a UUID (see `graphc devices`)
     #[arg(

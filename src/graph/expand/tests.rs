@@ -159,8 +159,8 @@ fn a_weight_declared_twice_is_one_weight() {
     assert_eq!(recipe.unwrap(), "shared.3");
 }
 
-/// What the checkpoint says goes before what was asked for, for weights of the alias `weight` alone; lists and rows that
-/// are no whole groups have no block format.
+/// What the checkpoint says goes before what was asked for, for weights of the alias `weight` alone; rows that are no whole
+/// wide groups have narrow ones, lists and rows that are no whole groups at all no block format.
 #[test]
 fn a_native_weight_has_the_type_of_its_tensor() {
     let weight = |name: &str, dtype: &str, shape: &str| {
@@ -176,6 +176,9 @@ fn a_native_weight_has_the_type_of_its_tensor() {
         weight("int8_list", "weight", "\"64\""),
         weight("int8_odd", "weight", "\"4\", \"8\""),
         weight("int8_norm", "f32", "\"4\", \"64\""),
+        weight("wide", "weight", "\"4\", \"640\""),
+        weight("narrow", "weight", "\"4\", \"576\""),
+        weight("odd", "weight", "\"4\", \"40\""),
         pass("last", "x", "y"),
     ];
     let native = NativeTypes::new(|recipe| match recipe.to_string() {
@@ -184,7 +187,7 @@ fn a_native_weight_has_the_type_of_its_tensor() {
         _ => None,
     });
     let request = Request {
-        dtypes: BTreeMap::from([("weight".into(), DType::Int4)]),
+        dtypes: BTreeMap::from([("weight".into(), DType::Int4g128)]),
         native: Some(native),
         ..Request::default()
     };
@@ -200,6 +203,9 @@ fn a_native_weight_has_the_type_of_its_tensor() {
         ("int8_list", DType::F16),
         ("int8_odd", DType::F16),
         ("int8_norm", DType::F32),
+        ("wide", DType::Int4g128),
+        ("narrow", DType::Int4),
+        ("odd", DType::F16),
     ];
     assert_eq!(types.collect::<Vec<_>>(), want);
 }

@@ -44,10 +44,12 @@ pub(super) fn defines(
     let mut out = Vec::new();
     for (name, dtype) in &binding.types {
         out.push((name.clone(), glsl_type(*dtype).to_string()));
-        for other in DType::ALL {
+        // Shaders see the same integers in all sizes of groups, and that size beside it.
+        for other in DType::ALL.into_iter().filter(|one| one.narrow() == *one) {
             let flag = format!("{name}_{}", other.name().to_uppercase());
-            out.push((flag, u8::from(*dtype == other).to_string()));
+            out.push((flag, u8::from(dtype.narrow() == other).to_string()));
         }
+        out.push((format!("{name}_GROUP"), dtype.group().to_string()));
     }
     for (name, decl) in &manifest.options {
         let upper = name.to_uppercase();
@@ -99,6 +101,6 @@ fn glsl_type(dtype: DType) -> &'static str {
         DType::I8 => "int8_t",
         DType::U8 => "uint8_t",
         // Sixteen bytes of them at a time; see `W_INT8`.
-        DType::Int8 | DType::Int4 => "uvec4",
+        DType::Int8 | DType::Int4 | DType::Int8g64 | DType::Int4g128 => "uvec4",
     }
 }

@@ -4,7 +4,7 @@ use super::names::{Bound, Frame, break_outputs, suggest, twice, unique};
 use super::{Problem, Unroller};
 use crate::codes::graph as codes;
 use crate::diag::Diagnostic;
-use crate::dtype::{DType, GROUP};
+use crate::dtype::DType;
 use crate::graph::expand::eval::{self, Scope};
 use crate::graph::expand::{params, recipe};
 use crate::graph::flat::{Declared, FlatKind, FlatPass, FlatValue, Setting};
@@ -259,7 +259,8 @@ impl<'a> Unroller<'a> {
     }
 
     /// The element type of a weight. What the alias `weight` asks for is a wish: the checkpoint's own type may come
-    /// first, and lists and rows that are no whole number of groups have no block format.
+    /// first, rows that are no whole number of wide groups have narrow ones, and lists and rows that are no whole number of
+    /// those have no block format.
     fn weight_dtype(&self, name: &Name, shape: &[u64], recipe: &Recipe) -> Result<DType, Problem> {
         let dtype = self.dtype(name)?;
         if name.value != "weight" {
@@ -267,11 +268,12 @@ impl<'a> Unroller<'a> {
         }
         let native = self.native.and_then(|native| native.of(recipe));
         let wanted = native.unwrap_or(dtype);
-        let grouped = shape.len() > 1 && shape.last().is_some_and(|row| row.is_multiple_of(GROUP));
-        Ok(match wanted.is_block() && !grouped {
-            true => DType::F16,
-            false => wanted,
-        })
+        if !wanted.is_block() {
+            return Ok(wanted);
+        }
+        let row = shape.last().filter(|_| shape.len() > 1);
+        let grouped = row.and_then(|row| wanted.in_rows_of(*row));
+        Ok(grouped.unwrap_or(DType::F16))
     }
 
     pub(super) fn dtype(&self, name: &Name) -> Result<DType, Problem> {
@@ -312,18 +314,28 @@ fn check_bytes(declared: &Declared, shape: &[Name]) -> Result<(), Problem> {
         shape: sizes,
         ..
     } = declared;
-    let uneven = sizes.last().is_some_and(|row| !row.is_multiple_of(GROUP));
+    let uneven = sizes
+        .last()
+        .is_some_and(|row| !row.is_multiple_of(dtype.group()));
     if dtype.is_block()
         && uneven
         && let Some(last) = shape.last()
     {
         let message = format!(
-            "{dtype} has groups of {GROUP} elements, rows of `{}` do not divide",
+            "{dtype} has groups of {} elements, rows of `{}` do not divide",
+            dtype.group(),
             last.value
+        );
+        let narrow = match dtype.narrow() {
+            same if same == *dtype => String::new(),
+            narrow => format!("{narrow} has groups of {}; ", narrow.group()),
+        };
+        let help = format!(
+            "{narrow}types without groups take rows of any length; of a language model's cache: `--kv f16`"
         );
         return Err(Diagnostic::error(codes::BAD_SIZE, message)
             .at(last.span, "")
-            .help("types without groups take rows of any length; of a language model's cache: `--kv f16`")
+            .help(help)
             .into());
     }
     match shape.first() {
