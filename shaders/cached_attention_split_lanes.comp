@@ -18,6 +18,7 @@
 // Fragments of places that a subgroup has at once.
 layout(constant_id = 2) const uint DEPTH = 1;
 layout(constant_id = 3) const uint SHARE = 256;
+layout(constant_id = 4) const uint ALONE = 256;
 layout(local_size_x = LOCAL_X) in;
 #define Y_BY f16vec4
 #include "include/cached.glsl"
@@ -47,7 +48,8 @@ shared vec2 subgroup_sums[SUBGROUPS * GROUP];
 shared uvec2 place_of_row;
 
 uint live_parts(uvec2 range) {
-    return min(splits, (range.y - range.x + SHARE - 1) / SHARE);
+    uint length = range.y - range.x;
+    return length <= ALONE ? min(length, 1) : min(splits, (length + SHARE - 1) / SHARE);
 }
 
 void main() {
