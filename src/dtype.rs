@@ -54,6 +54,11 @@ impl DType {
         DType::Int4g128,
     ];
 
+    /// Those of them whose groups share a scale.
+    pub fn block_formats() -> impl Iterator<Item = DType> {
+        DType::ALL.into_iter().filter(|dtype| dtype.is_block())
+    }
+
     /// Whether groups of elements share a scale; see the module.
     pub fn is_block(self) -> bool {
         self.group() > 1
@@ -114,6 +119,11 @@ impl DType {
             DType::Int4 => self.group() / 2,
             _ => self.group() * self.bytes(),
         }
+    }
+
+    /// Bits of an element, without what it shares.
+    pub fn bits(self) -> u64 {
+        8 * self.quant_bytes() / self.group()
     }
 
     /// Bytes of what a group shares.
@@ -182,6 +192,8 @@ mod tests {
         assert_eq!(DType::Int8g64.size_of(&[3, 64]), Some(192 + 6));
         assert_eq!(DType::Int4g128.size_of(&[3, 256]), Some(384 + 24));
         assert_eq!(DType::Int4g128.size_of(&[3, 64]), None);
+        let bits = [DType::Int4g128, DType::Int8g64, DType::Bf16, DType::F32].map(DType::bits);
+        assert_eq!(bits, [4, 8, 16, 32]);
         assert_eq!(DType::F16.size_of(&[3, 33]), Some(198));
         assert_eq!(DType::Int8.size_of(&[64, 33]), None);
         assert_eq!(DType::Int8.size_of(&[]), None);

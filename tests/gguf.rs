@@ -563,7 +563,7 @@ fn packed_bytes_are_those_of_the_interpreter() {
         };
         (0..count).map(level).collect()
     };
-    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+    for dtype in DType::block_formats() {
         let k = 3 * dtype.group();
         let long = 32_768 + k;
         let of = |rows: u64, k: u64| levels(dtype, (rows * k) as usize);

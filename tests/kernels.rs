@@ -18,7 +18,9 @@ use graphc::device::{DeviceProfile, Feature};
 use graphc::dtype::{DType, tiles};
 use graphc::expr::Value;
 use graphc::formula::{decode, encode};
-use graphc::kernel::{Access, Manifest, OptionDecl, Port, PortType, ShapeItem, Variant};
+use graphc::kernel::{
+    Access, Manifest, OptionDecl, Port, PortType, ShapeItem, Variant, type_values,
+};
 use support::gpu::{self, OnDevice};
 use support::random::Random;
 
@@ -453,8 +455,7 @@ fn integer_products_keep_what_is_not_finite() {
     let manifest = &library.manifests["linear"];
     let device = gpu::profile();
     let each = [("dot", 2), ("stream", 1)].into_iter();
-    let formats = || DType::ALL.into_iter().filter(|dtype| dtype.is_block());
-    let each = each.flat_map(|of| formats().map(move |weight| (of, weight)));
+    let each = each.flat_map(|of| DType::block_formats().map(move |weight| (of, weight)));
     for ((name, rows), weight) in each {
         let variant = manifest.variants.iter().find(|v| v.name == name).unwrap();
         let k = 3 * weight.group() as i64;
@@ -1027,7 +1028,7 @@ fn environment(manifest: &Manifest, case: &Case, types: &Types) -> BTreeMap<Stri
     let mut env: BTreeMap<String, Value> = BTreeMap::new();
     let texts = types
         .iter()
-        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+        .flat_map(|(name, dtype)| type_values(name, *dtype));
     env.extend(texts);
     for (name, option) in &manifest.options {
         let default = match option {

@@ -24,7 +24,7 @@ use graphc::kernel::build::{BuildRequest, Builder, CachedBuilder, ShadercBuilder
 use graphc::kernel::check::check;
 use graphc::kernel::reflect::{ReflectError, Reflection, reflect};
 use graphc::kernel::select::{Selected, select};
-use graphc::kernel::{Binding, Manifest, OptionDecl, PortType, ShapeItem};
+use graphc::kernel::{Binding, Manifest, OptionDecl, PortType, ShapeItem, type_values};
 use graphc::plan::Plan;
 use graphc::span::{SourceError, SourceMap, Sources};
 use rayon::prelude::*;
@@ -196,7 +196,7 @@ fn binding(
     }
     let types_text = types
         .iter()
-        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+        .flat_map(|(name, dtype)| type_values(name, *dtype));
     env.extend(types_text);
     env.extend(
         dims.iter()

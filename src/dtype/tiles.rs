@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_vector_and_every_scale_stands_in_its_place() {
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             for (rows, groups) in [(1, 1), (3, 3), (8, 4), (10, 3), (17, 13), (24, 8), (31, 35)] {
                 let k = groups * dtype.group();
                 let by = labelled(dtype, rows, k);

@@ -90,13 +90,10 @@ fn encode_int8(dtype: DType, values: &[f64]) -> Vec<u8> {
             .fold(0.0, |max: f64, value| max.max(value.abs()));
         let scale = f16::from_f64(largest / 127.0);
         let by = reciprocal(scale);
-        let mut whole = vec![0; size];
-        for (quant, value) in whole.iter_mut().zip(group) {
-            *quant = (value * by).round() as i8 as u8;
-        }
-        quants.extend(whole);
+        quants.extend(group.iter().map(|value| (value * by).round() as i8 as u8));
         scales.extend(scale.to_le_bytes());
     }
+    quants.resize(quants.len().next_multiple_of(size), 0);
     quants.extend(scales);
     quants
 }
@@ -104,8 +101,9 @@ fn encode_int8(dtype: DType, values: &[f64]) -> Vec<u8> {
 fn encode_int4(dtype: DType, values: &[f64]) -> Vec<u8> {
     let size = dtype.group() as usize;
     let (mut quants, mut shared) = (Vec::with_capacity(values.len() / 2), Vec::new());
+    let mut whole = vec![0.0; size];
     for group in values.chunks(size) {
-        let mut whole = vec![0.0; size];
+        whole.fill(0.0);
         whole[..group.len()].copy_from_slice(group);
         let low = whole
             .iter()
@@ -185,7 +183,7 @@ mod tests {
         let values: Vec<f64> = (0..384)
             .map(|i| f64::from(i * 37 % 101) / 50.0 - 1.0)
             .collect();
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             let step = match dtype.narrow() {
                 DType::Int8 => 1.0 / 127.0,
                 _ => 2.0 / 15.0,

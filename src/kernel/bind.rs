@@ -12,6 +12,7 @@ mod error;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::scope::type_value;
 use super::{Binding, Manifest, OptionDecl, Port, PortType, ShapeItem};
 use crate::diag::nearest;
 use crate::dtype::DType;
@@ -80,8 +81,7 @@ impl Env for Binder<'_> {
         {
             return Some(Value::Bool(self.bound(index)));
         }
-        let dtype = self.types.get(name)?;
-        Some(Value::Text(dtype.name().into()))
+        type_value(&self.types, name)
     }
 }
 

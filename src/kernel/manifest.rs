@@ -7,7 +7,7 @@ mod variants;
 
 use std::collections::BTreeMap;
 
-use super::scope::Scope;
+use super::scope::{Scope, type_values};
 use super::syntax::{RawKernel, RawOption, RawSplit};
 use super::{Access, Library, Manifest, OptionDecl, Port, PushField, ShapeItem, Split};
 use crate::codes::kernel as code;
@@ -273,6 +273,10 @@ impl Reader {
         let mut types = BTreeMap::new();
         for (name, list) in raw {
             self.define(name, scope, "a type variable");
+            for (known, _) in &type_values(&name.value, DType::F32)[1..] {
+                // The variable's own name was reported if it is not the first.
+                let _ = scope.define(known, "a number of a type variable");
+            }
             let dtypes: Vec<DType> = list.iter().filter_map(|text| self.dtype(text)).collect();
             if dtypes.is_empty() {
                 self.inconsistent(

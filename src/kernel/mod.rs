@@ -21,6 +21,8 @@ use crate::expr::{Expr, Value};
 
 pub use bind::{BindError, Given, bind, shape_text};
 pub use manifest::load;
+pub(crate) use scope::type_value;
+pub use scope::type_values;
 
 /// The binding number of the cells of relays (`shaders/include/relay.glsl`), in modules that wait for the pass before them.
 pub const RELAY_BINDING: u32 = 32;

@@ -9,6 +9,7 @@ mod defines;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::defines::{defines, label};
+use super::scope::type_values;
 use super::{Binding, Manifest, Port, PushField, Variant};
 use crate::codes::kernel as code;
 use crate::device::{DeviceProfile, Feature, Limits};
@@ -57,7 +58,8 @@ pub struct Selected {
     pub relays: Option<Vec<u32>>,
 }
 
-/// Names and values that a manifest's expressions see: dims, options, type variables, `has_<port>`.
+/// Names and values that a manifest's expressions see: dims, options, type variables with their bits and groups,
+/// `has_<port>`.
 pub fn environment(manifest: &Manifest, binding: &Binding) -> BTreeMap<String, Value> {
     let dims = binding
         .dims
@@ -66,7 +68,7 @@ pub fn environment(manifest: &Manifest, binding: &Binding) -> BTreeMap<String, V
     let types = binding
         .types
         .iter()
-        .map(|(name, dtype)| (name.clone(), Value::Text(dtype.name().into())));
+        .flat_map(|(name, dtype)| type_values(name, *dtype));
     let options = binding
         .options
         .iter()
@@ -336,11 +338,13 @@ impl<'a> Selector<'a> {
             .iter()
             .flatten()
             .filter_map(|(dtype, _)| match dtype {
-                // Block formats: their scales.
-                dtype if dtype.is_block() => Some(Feature::StorageF16),
                 DType::F16 | DType::Bf16 => Some(Feature::StorageF16),
+                // Their scales.
+                DType::Int8 | DType::Int4 | DType::Int8g64 | DType::Int4g128 => {
+                    Some(Feature::StorageF16)
+                }
                 DType::I8 | DType::U8 => Some(Feature::StorageI8),
-                _ => None,
+                DType::F32 | DType::I32 | DType::U32 => None,
             });
         let relay = relays.then_some(Feature::Relay);
         let declared = variant.needs.iter().copied();

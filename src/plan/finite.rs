@@ -182,7 +182,7 @@ mod tests {
     fn a_group_of_a_block_format_is_found_by_what_it_shares() {
         let inf = f16::INFINITY.to_le_bytes();
         // Four groups: their quants, 0xff each, are no floats.
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             let tensor = tensor(dtype, &[2, 2 * dtype.group()]);
             let (quants, width) = (
                 4 * dtype.quant_bytes() as usize,

@@ -210,9 +210,7 @@ fn to_int4(values: &[f32], q: &mut [u8], shared: &mut [u8]) -> u64 {
         }
     }
     quants::put_shared(shared, best.scale, best.min);
-    for (pair, q) in values.as_chunks::<2>().0.iter().zip(q) {
-        *q = best.level(pair[0]) | best.level(pair[1]) << 4;
-    }
+    quants::pack_nibbles(values.iter().map(|value| best.level(*value)), q);
     let reach = f16::MAX.to_f32();
     values.iter().filter(|value| value.abs() > reach).count() as u64
 }
@@ -333,7 +331,7 @@ mod tests {
 
     #[test]
     fn plain_levels_come_back_exactly() {
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             let numbers = 0..dtype.group();
             let levels: Vec<f32> = match dtype.narrow() {
                 DType::Int8 => numbers
@@ -356,7 +354,7 @@ mod tests {
 
     #[test]
     fn nothing_becomes_infinite() {
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             let mut values = vec![0.0; dtype.group() as usize];
             (values[0], values[1]) = (3e38, -3e38);
             let (in_group, share) = sizes(dtype);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::Checkpoint;
 use super::pack::CachePlace;
 use super::{WeightError, convert, shape_text};
+use crate::dtype::DType;
 use crate::graph::Recipe;
 use crate::plan;
 
@@ -40,9 +41,17 @@ impl Layout {
             };
             let too_large = || fault(format!("{} is too large", shape_text(&weight.shape)));
             if !convert::can_narrow(weight.dtype) && !weight.dtype.is_block() {
+                let plain = DType::ALL
+                    .into_iter()
+                    .filter(|dtype| convert::can_narrow(*dtype));
+                let all: Vec<&str> = plain
+                    .chain(DType::block_formats())
+                    .map(DType::name)
+                    .collect();
                 return Err(fault(format!(
-                    "its type is {}; weights are f32, f16, bf16, int8, int8g64, int4 or int4g128",
-                    weight.dtype
+                    "its type is {}; weights are {}",
+                    weight.dtype,
+                    all.join(", ")
                 )));
             }
             let row = weight.shape.last().copied().unwrap_or(0);

@@ -247,7 +247,7 @@ pub(super) fn to_int4<'a>(
 ) -> bool {
     let put = |group: Group<'_>, scale: f32, min: f32, q: [u8; 32]| {
         put_shared(group.shared, f16::from_f32(scale), f16::from_f32(min));
-        pack_nibbles(&q, group.quants);
+        pack_nibbles(q, group.quants);
     };
     match dtype {
         SourceType::Q4_0 => {
@@ -282,8 +282,10 @@ pub(super) fn to_int4<'a>(
 }
 
 /// Element 2i goes into the low half of byte i.
-pub(super) fn pack_nibbles(q: &[u8; 32], out: &mut [u8]) {
-    for (out, [low, high]) in out.iter_mut().zip(q.as_chunks::<2>().0) {
+pub(super) fn pack_nibbles(q: impl IntoIterator<Item = u8>, out: &mut [u8]) {
+    let mut q = q.into_iter();
+    for out in out {
+        let (low, high) = (q.next().unwrap_or(0), q.next().unwrap_or(0));
         *out = low | high << 4;
     }
 }

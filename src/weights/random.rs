@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn block_formats_look_normal_and_come_in_parts() {
-        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_block()) {
+        for dtype in DType::block_formats() {
             let w = weight("w", dtype, &[300, 1024]);
             let mut whole = vec![0; dtype.size_of(&w.shape).unwrap() as usize];
             RandomWeights::new(1).write(&w, 0, &mut whole).unwrap();

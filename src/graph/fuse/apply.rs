@@ -14,7 +14,7 @@ use crate::graph::infer::{default_type, port_uses};
 use crate::graph::stages::Fired;
 use crate::graph::{Class, Graph, Pass};
 use crate::ids::{PassId, ValueId};
-use crate::kernel::{Binding, Given, Library, Manifest, PortType, bind, shape_text};
+use crate::kernel::{Binding, Given, Library, Manifest, PortType, bind, shape_text, type_value};
 use crate::span::Span;
 
 /// A graph being rewritten. Passes that are gone stay in the list until [`Self::finish`], so ids stay valid.
@@ -222,12 +222,7 @@ impl<'a> Rewriter<'a> {
         let option = binding.options.get(name).cloned();
         option
             .or_else(|| binding.dims.get(name).map(|dim| Value::Int(*dim)))
-            .or_else(|| {
-                binding
-                    .types
-                    .get(name)
-                    .map(|dtype| Value::Text(dtype.name().into()))
-            })
+            .or_else(|| type_value(&binding.types, name))
             .or_else(|| {
                 Some(Value::Bool(pass.ports.iter().any(|port| {
                     Some(port.name.as_str()) == name.strip_prefix("has_")
