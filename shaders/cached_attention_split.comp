@@ -5,6 +5,9 @@
 // LANES invocations share a place, eight dimensions each; TEAMS places are worked on side by side, and each team walks
 // DEPTH of them at once; the next keys are on their way while these are worked on. Products of a team meet in shared
 // memory. Every team has a maximum, a sum and an output of its own until the end.
+//
+// With APPENDS it is `append_attention`: the workgroup first makes its queries, and the key and value of the newest place, of
+// the joint projection.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #if A_F16 || C_F16 || C_INT8
@@ -24,6 +27,9 @@ void put(uint at, vec4 v) {
 }
 
 #include "include/join.glsl"
+#if APPENDS
+#include "include/append.glsl"
+#endif
 
 const uint LANES = D / 8;
 const uint TEAMS = LOCAL_X / LANES;
@@ -60,10 +66,72 @@ shared vec2 head_sums[GROUP];
 #define HIGH_C(v) uintBitsToFloat(v[1])
 #endif
 
+#if APPENDS
+shared float fresh[FRESH * D];
+// Of each head and eight of its elements the sum of squares.
+shared float squares[FRESH * LANES];
+
+// The heads of the workgroup into shared memory.
+void bring_heads(uint row, uint kv_head, uint position) {
+    uint t = gl_LocalInvocationID.x;
+    for (uint e = t; e < FRESH * D; e += LOCAL_X) {
+        fresh[e] = float(qkv[fresh_at(row, kv_head, e / D) + e % D]);
+    }
+    barrier();
+    for (uint e = t; e < FRESH * LANES; e += LOCAL_X) {
+        float sum = 0.0;
+        for (uint i = 0; i < 8; i++) {
+            sum += fresh[8 * e + i] * fresh[8 * e + i];
+        }
+        squares[e] = sum;
+    }
+    barrier();
+    for (uint e = t; e < VALUE * D / 2; e += LOCAL_X) {
+        uint head = 2 * e / D;
+        uint column = 2 * e % D;
+        vec2 pair = vec2(fresh[2 * e], fresh[2 * e + 1]);
+        if (is_normed(head)) {
+            float sum = 0.0;
+            for (uint i = 0; i < LANES; i++) {
+                sum += squares[head * LANES + i];
+            }
+            pair *= inversesqrt(sum / float(D) + eps) * norm_weight(head, column);
+        }
+        pair = rotated(pair, turn_of(position, column));
+        fresh[2 * e] = pair.x;
+        fresh[2 * e + 1] = pair.y;
+    }
+    barrier();
+}
+
+vec4 fresh_four(uint head, uint at) {
+    at += head * D;
+    return vec4(fresh[at], fresh[at + 1], fresh[at + 2], fresh[at + 3]);
+}
+
+// Eight elements of a head as the cache has them.
+EIGHT_C fresh_eight(uint head, uint lane) {
+    vec4 low = fresh_four(head, 8 * lane);
+    vec4 high = fresh_four(head, 8 * lane + 4);
+#if VEC_C == 1
+    return EIGHT_C(uvec4(packHalf2x16(low.xy), packHalf2x16(low.zw), packHalf2x16(high.xy), packHalf2x16(high.zw)));
+#else
+    return EIGHT_C(floatBitsToUint(low), floatBitsToUint(high));
+#endif
+}
+#endif
+
 void main() {
     uint t = gl_LocalInvocationID.x;
+#if APPENDS
+    uint kv_head = gl_WorkGroupID.x;
+    uint row = gl_WorkGroupID.y;
+    uint number = gl_WorkGroupID.z;
+#else
     uint kv_head = gl_WorkGroupID.y;
     uint row = gl_WorkGroupID.z;
+    uint number = gl_WorkGroupID.x;
+#endif
     uint team = t / LANES;
     uint lane = t % LANES;
     bool works = team < TEAMS;
@@ -78,13 +146,13 @@ void main() {
     uint live = (length + share - 1) / share;
     // No pass of a chain writes what says how many parts there are. Workgroups that have none need not wait; the first of a
     // row always does.
-    if (gl_WorkGroupID.x >= max(live, 1)) {
+    if (number >= max(live, 1)) {
         RELAY_DONE();
         return;
     }
     RELAY_WAIT();
-    if (gl_WorkGroupID.x >= live) {
-        if (length == 0 && gl_WorkGroupID.x == 0) {
+    if (number >= live) {
+        if (length == 0 && number == 0) {
             for (uint e = t; e < GROUP * D; e += LOCAL_X) {
                 y[out_base + e] = A(0.0);
             }
@@ -92,32 +160,63 @@ void main() {
         RELAY_DONE();
         return;
     }
-    uint from = range.x + gl_WorkGroupID.x * share;
+    uint from = range.x + number * share;
     uint to = min(from + share, range.y);
+#if APPENDS
+    uint position = positions[row];
+    bring_heads(row, kv_head, position);
+#endif
     // Past the end the last place stands in; spare invocations follow the first team.
     uint mine = (works ? team : 0);
     uint base = (slot * OPT_KV_HEADS + kv_head) * ctx;
 #define PLACE(k0, u) ((base + min((k0) + (u) * TEAMS + mine, to - 1)) * D + lane * 8)
 
+#if APPENDS
+    EIGHT_C new_key = fresh_eight(KEY, lane);
+    EIGHT_C new_value = fresh_eight(VALUE, lane);
+    if (position < to && t < LANES) {
+        uint at = ((base + position) * D / 8 + lane) * VEC_C;
+        [[unroll]] for (uint i = 0; i < VEC_C; i++) {
+            k_cache[at + i] = new_key[i];
+            v_cache[at + i] = new_value[i];
+        }
+    }
+    // The newest place is on its way to the cache, and stands in place of what was loaded for it.
+#define OR_FRESH(loaded, fresh, k0, u) \
+    if (min((k0) + (u) * TEAMS + mine, to - 1) == position) { \
+        loaded = fresh; \
+    }
+#else
+#define OR_FRESH(loaded, fresh, k0, u)
+#endif
+#define GET_K(k0, u) \
+    k[u] = LOAD_K(PLACE(k0, u)); \
+    OR_FRESH(k[u], new_key, k0, u)
+#define GET_V(k0, u) \
+    v[u] = LOAD_V(PLACE(k0, u)); \
+    OR_FRESH(v[u], new_value, k0, u)
+
     EIGHT_C k[DEPTH];
     EIGHT_C v[DEPTH];
     [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-        k[u] = LOAD_K(PLACE(from, u));
+        GET_K(from, u)
     }
     vec4 my_q[GROUP][2];
     [[unroll]] for (uint h = 0; h < GROUP; h++) {
-        uint at = out_base + h * D + lane * 8;
-#if VEC_A == 1
-        uvec4 bits = q[at / 8];
+#if APPENDS
+        my_q[h][0] = fresh_four(h, lane * 8);
+        my_q[h][1] = fresh_four(h, lane * 8 + 4);
+#elif VEC_A == 1
+        uvec4 bits = q[(out_base + h * D) / 8 + lane];
         my_q[h][0] = vec4(unpackHalf2x16(bits.x), unpackHalf2x16(bits.y));
         my_q[h][1] = vec4(unpackHalf2x16(bits.z), unpackHalf2x16(bits.w));
 #else
-        my_q[h][0] = uintBitsToFloat(q[at / 4]);
-        my_q[h][1] = uintBitsToFloat(q[at / 4 + 1]);
+        my_q[h][0] = uintBitsToFloat(q[(out_base + h * D) / 4 + 2 * lane]);
+        my_q[h][1] = uintBitsToFloat(q[(out_base + h * D) / 4 + 2 * lane + 1]);
 #endif
     }
     [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-        v[u] = LOAD_V(PLACE(from, u));
+        GET_V(from, u)
     }
     vec4 o[GROUP][2];
     float peak[GROUP];
@@ -143,7 +242,7 @@ void main() {
         bool more = k0 + TILE < to;
         if (more) {
             [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                k[u] = LOAD_K(PLACE(k0 + TILE, u));
+                GET_K(k0 + TILE, u)
             }
         }
         barrier();
@@ -184,7 +283,7 @@ void main() {
         }
         if (more) {
             [[unroll]] for (uint u = 0; u < DEPTH; u++) {
-                v[u] = LOAD_V(PLACE(k0 + TILE, u));
+                GET_V(k0 + TILE, u)
             }
         }
     }
@@ -208,7 +307,7 @@ void main() {
         }
         head_sums[h] = vec2(highest, sum);
     }
-    uint part = part_of(row, kv_head, gl_WorkGroupID.x);
+    uint part = part_of(row, kv_head, number);
     [[unroll]] for (uint h0 = 0; h0 < GROUP; h0 += AT_ONCE) {
         barrier();
         if (works) {

@@ -551,6 +551,7 @@ fn every_kernel_has_its_cases() {
         "activation",
         "add",
         "add_bias",
+        "append_attention",
         "attention",
         "cached_attention",
         "embed_sum",

@@ -614,6 +614,96 @@ fn cached_attention() {
     });
 }
 
+/// One row of each sequence, appended and seen at once: runs of neighbouring places that start at borders as above, so that
+/// most of what a row sees was appended in rounds before it; dead rows, and such past the end of the cache.
+#[test]
+fn append_attention() {
+    const ROUNDS: usize = 9;
+    let random = std::cell::RefCell::new(Random::from_env("append_attention"));
+    let cases = [
+        // heads, kv_heads, head_dim, sequences, ctx, window, softcap, bound
+        (1, 1, 8, 1, 7, 0, 0.0, &[][..]),
+        (4, 2, 16, 3, 50, 8, 0.0, &["q_norm", "k_norm"]),
+        (1, 1, 32, 1, 33, 0, 0.0, &[]),
+        (2, 2, 128, 1, 70, 0, 0.0, &["q_norm", "k_norm"]),
+        (8, 2, 64, 7, 131, 0, 0.0, &["rope_factors"]),
+        (8, 2, 128, 1, 300, 0, 0.0, &[]),
+        (4, 1, 128, 3, 1100, 0, 0.0, &["k_norm", "rope_factors"]),
+        (8, 1, 64, 2, 700, 300, 0.0, &["q_norm"]),
+        (
+            8,
+            1,
+            80,
+            9,
+            97,
+            33,
+            0.0,
+            &["q_norm", "k_norm", "rope_factors"],
+        ),
+        (4, 4, 256, 5, 70, 0, 5.0, &["q_norm", "k_norm"]),
+        (10, 2, 40, 4, 60, 7, 0.0, &["q_norm", "k_norm"]),
+        (3, 1, 128, 2, 40, 20, 2.0, &["q_norm", "k_norm"]),
+    ];
+    let make = |types: &BTreeMap<String, DType>| {
+        let mut random = random.borrow_mut();
+        let random = &mut *random;
+        let passes = cases.map(
+            |(heads, kv_heads, head_dim, b, ctx, window, softcap, bound)| {
+                let slots = b + 1;
+                let width = (heads + 2 * kv_heads) * head_dim;
+                let mut positions: Vec<Vec<f64>> = Vec::new();
+                for round in 0..ROUNDS {
+                    let before = positions.last().cloned().unwrap_or_default();
+                    let next = |at: u64, random: &mut Random| match before.get(at as usize) {
+                        Some(place) if round % 3 > 0 && *place < ctx as f64 => place + 1.0,
+                        _ => places(random, 1, ctx, window)[0],
+                    };
+                    positions.push((0..b).map(|at| next(at, random)).collect());
+                }
+                let order = permutation(random, slots)[..b as usize].to_vec();
+                let qkv = (0..ROUNDS).map(|_| floats(random, b * width)).collect();
+                let mut inputs = vec![
+                    changing("qkv", types["A"], &[b, width], qkv),
+                    changing("positions", DType::U32, &[b], positions.clone()),
+                    fixed("slots", DType::U32, &[b], &order, ROUNDS),
+                ];
+                for port in bound {
+                    let count = if *port == "rope_factors" { head_dim / 2 } else { head_dim };
+                    let values: Vec<f64> = (0..count).map(|_| 1.5 + random.unit() / 2.0).collect();
+                    inputs.push(fixed(port, DType::F32, &[count], &values, ROUNDS));
+                }
+                let cache = [slots, kv_heads, ctx, head_dim];
+                Pass {
+                    label: format!(
+                        "{heads}/{kv_heads} heads of {head_dim}, {b} rows, ctx {ctx}, window {window}, {bound:?}, positions {positions:?}"
+                    ),
+                    options: vec![
+                        ("heads", Value::Int(heads as i64)),
+                        ("kv_heads", Value::Int(kv_heads as i64)),
+                        ("head_dim", Value::Int(head_dim as i64)),
+                        ("window", Value::Int(window as i64)),
+                        ("softcap", Value::Float(softcap)),
+                        ("scale", Value::Float([0.0, 0.2, -0.2][random.below(3) as usize])),
+                        ("theta", Value::Float(1000.0)),
+                        ("rope_scale", Value::Float(0.02)),
+                    ],
+                    inputs,
+                    states: vec![
+                        state("k_cache", types["C"], &cache),
+                        state("v_cache", types["C"], &cache),
+                    ],
+                    outputs: vec![output("y", types["A"])],
+                }
+            },
+        );
+        passes.to_vec()
+    };
+    // Errors of sines and cosines, which grow with the angle, and exponentials of the scores that follow.
+    run("append_attention", make, |passes, seen| {
+        near(passes, seen, [2e-4, 4e-3])
+    });
+}
+
 /// Places of the rows of one sequence: a chunk from anywhere with a dead end, or one row at a border.
 fn places(random: &mut Random, rows: u64, ctx: u64, window: u64) -> Vec<f64> {
     if rows == 1 {

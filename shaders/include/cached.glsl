@@ -1,6 +1,10 @@
-// What the variants of `cached_attention` share: bindings, and which places of the cache a row sees.
+// What the variants of `cached_attention` and `append_attention` share: bindings, and which places of the cache a row sees.
+// With APPENDS they are those of the latter: the joint projection stands where queries do, and the pass itself writes the
+// newest place of the cache.
 #include "relay.glsl"
-#ifdef VEC_A
+#if APPENDS
+layout(binding = BIND_QKV) RELAYED readonly buffer In0 { A qkv[]; };
+#elif defined(VEC_A)
 layout(binding = BIND_Q) RELAYED readonly buffer In0 { uvec4 q[]; };
 #else
 layout(binding = BIND_Q) RELAYED readonly buffer In0 { A q[]; };
@@ -19,6 +23,10 @@ layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { uint v_cache[]; };
 #endif
 layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3Shared { float16_t k_scale[]; };
 layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4Shared { float16_t v_scale[]; };
+#elif APPENDS
+// Eight elements in one 16-byte load, or in two. No other pass of a chain writes them, and this one no place that it reads.
+layout(binding = BIND_K_CACHE) RELAY_EARLY buffer State0 { uvec4 k_cache[]; };
+layout(binding = BIND_V_CACHE) RELAY_EARLY buffer State1 { uvec4 v_cache[]; };
 #elif defined(VEC_C)
 // Eight elements in one 16-byte load, or in two.
 layout(binding = BIND_K_CACHE) RELAYED readonly buffer In3 { uvec4 k_cache[]; };
@@ -33,7 +41,11 @@ layout(binding = BIND_V_CACHE) RELAYED readonly buffer In4 { C v_cache[]; };
 #endif
 layout(binding = BIND_Y) RELAYED writeonly buffer Out { Y_BY y[]; };
 // `rows` of each sequence; `places` of the cache in all.
+#if APPENDS
+layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap, theta, rope_scale, eps; RELAY_PUSH };
+#else
 layout(push_constant) uniform Push { uint rows, ctx, splits, places; float scale, softcap; RELAY_PUSH };
+#endif
 
 const uint D = OPT_HEAD_DIM;
 const uint NONE = 0xffffffffu;

@@ -16,6 +16,13 @@
 #define RELAY_PUSH uint relay_from, relay_count, relay_to, relay_clear;
 #define RELAY_WAIT() relay_wait(relay_from, relay_count, relay_clear)
 #define RELAY_DONE() relay_done(relay_to)
+// In place of RELAY_WAIT(), where one subgroup, that of invocation RELAY_LOOKER, goes on by itself at first: all of its
+// invocations look, and later all of the workgroup meet.
+#define RELAY_LOOK() { \
+    relay_look(relay_from, relay_count, relay_clear); \
+    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsBuffer, gl_SemanticsAcquireRelease); \
+}
+#define RELAY_MEET() relay_meet()
 
 layout(binding = 32) buffer RelayCells { uint relay_cells[]; };
 const uint NO_CELL = 0xffffffff;
@@ -25,8 +32,13 @@ void relay_meet() {
                    gl_SemanticsAcquireRelease);
 }
 
-void relay_wait(uint from, uint count, uint clear) {
-    if (gl_LocalInvocationIndex == 0) {
+// Which invocation looks at the cell, in shaders where it is not the first one.
+#ifndef RELAY_LOOKER
+#define RELAY_LOOKER 0
+#endif
+
+void relay_look(uint from, uint count, uint clear) {
+    if (gl_LocalInvocationIndex == RELAY_LOOKER) {
         if (from != NO_CELL) {
             while (atomicLoad(relay_cells[from], gl_ScopeDevice, gl_StorageSemanticsBuffer, gl_SemanticsRelaxed) < count) {}
         }
@@ -34,6 +46,10 @@ void relay_wait(uint from, uint count, uint clear) {
             atomicStore(relay_cells[clear], 0u, gl_ScopeDevice, gl_StorageSemanticsBuffer, gl_SemanticsRelaxed);
         }
     }
+}
+
+void relay_wait(uint from, uint count, uint clear) {
+    relay_look(from, count, clear);
     relay_meet();
 }
 
@@ -49,4 +65,6 @@ void relay_done(uint to) {
 #define RELAY_PUSH
 #define RELAY_WAIT()
 #define RELAY_DONE()
+#define RELAY_LOOK()
+#define RELAY_MEET() barrier()
 #endif

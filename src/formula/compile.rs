@@ -109,7 +109,7 @@ fn step(
         sizes,
         slots,
         body,
-        output: port.is_some(),
+        stored: port.map(|port| port.dtype),
     })
 }
 

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use super::FormulaError;
 use super::parse::{Definition, Reduction};
+use super::store::{decode, encode};
+use crate::dtype::DType;
 
 /// Bound definitions, ready to run.
 #[derive(Debug)]
@@ -29,8 +31,8 @@ pub(super) struct Step {
     pub(super) sizes: Vec<u64>,
     pub(super) slots: usize,
     pub(super) body: Num,
-    /// Whether it defines a port.
-    pub(super) output: bool,
+    /// The type in which it is stored, if it defines a port.
+    pub(super) stored: Option<DType>,
 }
 
 /// A place in the definition's text.
@@ -223,10 +225,14 @@ pub(super) fn run(
             FormulaError::new(step.definition, text, fault.at, fault.message)
         })?;
         let table = &mut tables[step.definition];
-        if step.output {
-            outputs.insert(table.name.clone(), values.clone());
-        }
         table.values = values;
+        if let Some(dtype) = step.stored {
+            // Later definitions see what was stored.
+            let mut seen = decode(dtype, &encode(dtype, &table.values)).unwrap_or_default();
+            seen.truncate(table.values.len());
+            let values = std::mem::replace(&mut table.values, seen);
+            outputs.insert(table.name.clone(), values);
+        }
     }
     Ok(outputs)
 }

@@ -8,8 +8,9 @@
 //! A definition gives a name a value at every index; the bounds stand at the indices. A name is, in this order:
 //! an index around it, an earlier definition, a port, a dim, an option. The definition of a bound written port is
 //! an output, every other one is an intermediate that exists only while the formula runs. Inside its own
-//! definition the name of a port means what the port held before. A port shows its leading dimensions as one
-//! index, so `x[i,p]` serves every rank; `x[i]` of a matrix counts all elements.
+//! definition the name of a port means what the port held before; later definitions see what was stored, rounded to the
+//! port's type. A port shows its leading dimensions as one index, so `x[i,p]` serves every rank; `x[i]` of a matrix counts
+//! all elements.
 //!
 //! Values are real numbers (f64). Where an integer is needed (an index, a bound, an operand of `//` or `%`) the
 //! value must be one exactly. `/` is the real quotient, `//` and `%` are floor division and its remainder. A

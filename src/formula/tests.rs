@@ -322,3 +322,17 @@ fn storage_types_round_as_the_device_does() {
     }
     assert_eq!(decode(DType::F32, &[0; 5]), None);
 }
+
+#[test]
+fn later_definitions_see_what_is_stored() {
+    let mut cache = read("c", DType::F16, &[2], &[0.5, 0.25]);
+    cache.access = Access::ReadWrite;
+    // 1 + 2^-12 is between two f16; its double would be, too.
+    let texts = [
+        "c[i<2] = if(i == 1, 1.0 + pow(2.0, -12.0), c[i])",
+        "y[i<2] = 2.0 * c[i]",
+    ];
+    let got = eval(&texts, &[cache, written("y", &[2])], &[], &[]).unwrap();
+    assert_eq!(got["c"], [0.5, 1.0 + f64::powi(2.0, -12)]);
+    assert_eq!(got["y"], [1.0, 2.0]);
+}

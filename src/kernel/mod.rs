@@ -234,7 +234,8 @@ pub struct Variant {
 /// How a variant waits for the pass before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Relays {
-    /// The numbers of the ports that no pass of a chain may write: what it may read before it waits, or from a cache.
+    /// The numbers of the ports that no earlier pass of a chain may write: what it may read before it waits, or from a
+    /// cache.
     pub before: Vec<u32>,
     /// A condition over dims, options and types under which it does, since that costs it something.
     pub when: Option<Expr>,

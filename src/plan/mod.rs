@@ -92,7 +92,7 @@ pub struct Kernel {
     /// Whether the pipeline must be made with full subgroups of the plan's subgroup size.
     pub full_subgroups: bool,
     /// If its passes can wait for the one before them in their own code, and say when they are done: the bindings that no
-    /// pass of their chain may write. The module then has the cells of [`Plan::relay`] at binding
+    /// earlier pass of their chain may write. The module then has the cells of [`Plan::relay`] at binding
     /// [`RELAY_BINDING`](crate::kernel::RELAY_BINDING), and [`RELAY_WORDS`](crate::kernel::RELAY_WORDS) more push constants.
     pub relays: Option<Vec<u32>>,
     /// The manifest's formulas, for the interpreter.

@@ -6,12 +6,13 @@
 //! pass of a kernel that relays, all of them guarded or none, and it has [`SHORTEST`] passes or more.
 //!
 //! A pass of a chain waits for all workgroups of the pass before it, which have waited for all of the one before them;
-//! so whatever came earlier is done. Before it waits it reads what no pass of the chain writes, weights above all
+//! so whatever came earlier is done. Before it waits it reads what no earlier pass of the chain writes, weights above all
 //! ([`Kernel::relays`]).
 //!
 //! A cell counts the workgroups of one pass that are done. It is zero again before that pass comes back: the pass after
-//! the next clears it, as all who waited for it are done then; the last cell of a chain is cleared by the chain's first
-//! pass, the next time.
+//! the next clears it, as all who waited for it are done then. Nobody comes after the next of the last cell. The pass that
+//! prepares the chain clears that, the next time; the chain's first pass could not, as small passes all start at once, and
+//! the last one might look before the first one has cleared.
 
 use crate::ids::{IdVec, KernelId, PassId};
 
@@ -25,7 +26,7 @@ pub use crate::kernel::RELAY_BINDING as BINDING;
 /// Where no cell is meant.
 pub const NO_CELL: u32 = u32::MAX;
 
-/// Passes of the shortest chain: with two, the first would clear the cell that it adds to.
+/// Passes of the shortest chain, with the one that prepares it.
 pub const SHORTEST: usize = 3;
 
 impl Relay {
@@ -46,7 +47,7 @@ pub(super) fn chain(entry: &mut Entry, kernels: &IdVec<KernelId, Kernel>, first:
         let run = run_from(entry, kernels, at);
         if run.len() >= SHORTEST {
             link(&mut entry.steps, &mut entry.passes, &run, next);
-            let relays = run.len() as u32 - 1;
+            let relays = run.len() as u32 - 2;
             entry.stats.barriers -= u64::from(relays);
             entry.stats.relays += u64::from(relays);
             next += relays;
@@ -56,7 +57,7 @@ pub(super) fn chain(entry: &mut Entry, kernels: &IdVec<KernelId, Kernel>, first:
     next
 }
 
-/// Where the dispatches of a chain stand, the first of which follows a barrier at `at`.
+/// Where the dispatch that prepares a chain and those of the chain stand, the first of which follows a barrier at `at`.
 fn run_from(entry: &Entry, kernels: &IdVec<KernelId, Kernel>, at: usize) -> Vec<usize> {
     let mut run: Vec<usize> = Vec::new();
     let mut passes: Vec<&PassInfo> = Vec::new();
@@ -105,31 +106,33 @@ fn writes_to(entry: &Entry, writer: &PassInfo, reader: &PassInfo, bindings: &[u3
     })
 }
 
-/// Makes a chain of the dispatches that stand at `run`.
+/// Makes a chain of the dispatches that stand at `run`, behind the first one, which prepares it.
 fn link(steps: &mut [Step], passes: &mut IdVec<PassId, PassInfo>, run: &[usize], first: u32) {
-    let last = run.len() as u32 - 1;
+    let last = run.len() as u32 - 2;
     let mut before = None;
-    for (place, at) in (0u32..).zip(run) {
+    for (at, place) in run.iter().zip(std::iter::once(None).chain((0..).map(Some))) {
         let Step::Dispatch(pass) = steps[*at] else {
             continue;
         };
         let barrier = &mut steps[*at - 1];
-        if place > 0 {
+        if place.is_some_and(|place| place > 0) {
             *barrier = Step::Barrier(Barrier::Relay);
         } else if *barrier == Step::Barrier(Barrier::Execution) {
-            // What the chain of the last time left in the cells must be seen.
+            // What the chain of the last time left in the cells must be seen, and what was cleared.
             *barrier = Step::Barrier(Barrier::Memory);
         }
-        passes[pass].relay = Relay {
-            waits: before.map(|groups| (first + place - 1, groups)),
-            signals: (place < last).then_some(first + place),
-            clears: match place {
-                0 => Some(first + last - 1),
-                1 => None,
-                place => Some(first + place - 2),
+        passes[pass].relay = match place {
+            None => Relay {
+                clears: Some(first + last - 1),
+                ..Relay::default()
+            },
+            Some(place) => Relay {
+                waits: before.map(|groups| (first + place - 1, groups)),
+                signals: (place < last).then_some(first + place),
+                clears: place.checked_sub(2).map(|cell| first + cell),
             },
         };
-        before = Some(groups(&passes[pass]));
+        before = place.map(|_| groups(&passes[pass]));
     }
 }
 

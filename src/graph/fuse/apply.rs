@@ -174,7 +174,8 @@ impl<'a> Rewriter<'a> {
         if movers.iter().any(feeds) {
             return None;
         }
-        // Everything that moves, moves down to `last` or just behind it: it must not pass a conflicting access.
+        // Everything that moves, moves down to `last` or just behind it: it must not pass a conflicting access. Matched passes
+        // that stand as in the pattern become one that does what they did, in their order.
         let moving: Vec<PassId> = found
             .passes
             .iter()
@@ -182,8 +183,12 @@ impl<'a> Rewriter<'a> {
             .copied()
             .filter(|id| *id != last)
             .collect();
+        let place = |id: &PassId| found.passes.iter().position(|pass| pass == id);
+        let in_order =
+            |a: &PassId, b: &PassId| matches!((place(a), place(b)), (Some(a), Some(b)) if a < b);
         let conflict = moving.iter().any(|id| {
-            let passed = self.live.range(*id..=last).filter(|other| *other != id);
+            let passed = self.live.range(*id..=last);
+            let passed = passed.filter(|other| *other != id && !in_order(id, other));
             passed
                 .into_iter()
                 .any(|other| self.state_conflict(*id, *other))

@@ -48,11 +48,15 @@ impl Reader {
         for name in names {
             let known = ports.iter().position(|(port, _)| port.value == name.value);
             match known {
-                Some(number) if !ports[number].1.access().writes() => numbers.push(number as u32),
+                Some(number)
+                    if matches!(ports[number].1, RawPort::Read(_) | RawPort::ReadWrite(_)) =>
+                {
+                    numbers.push(number as u32)
+                }
                 _ => self.inconsistent(
                     name,
                     format!(
-                        "`relays` names `{}`, which is no port that is only read",
+                        "`relays` names `{}`, which is no port that is read",
                         name.value
                     ),
                 ),

@@ -1,7 +1,7 @@
 //! Part 6 of the proof: passes that wait for each other in their own code do what [`Barrier::Relay`] says. Along a chain
 //! every pass waits for all workgroups of the one before it and for nothing else, no wave has a second pass, and what a pass
 //! reads before it waits no pass of the chain has written. Cells count from zero: one pass adds to a cell, and one that runs
-//! when all who waited for it are done sets it back before that pass comes again.
+//! when all who waited for it are done sets it back before that pass comes again and before anybody looks for it.
 
 use std::collections::BTreeMap;
 
@@ -123,6 +123,19 @@ fn writes(entry: &Entry, pass: &PassInfo, tensor: &crate::plan::Tensor) -> bool 
     })
 }
 
+/// Whether a barrier that shows memory stands in front of a pass, so that what an earlier round left in cells is behind it.
+fn starts_behind_memory(entry: &Entry, id: PassId) -> bool {
+    let at = entry
+        .steps
+        .iter()
+        .position(|step| *step == Step::Dispatch(id));
+    let before = at.and_then(|at| entry.steps.get(at.checked_sub(1)?));
+    matches!(
+        before,
+        Some(Step::Barrier(Barrier::Memory | Barrier::Guard))
+    )
+}
+
 /// Every cell is added to by one pass of all entries, and cleared once, when nobody waits for it. That it is there and that
 /// the kernel relays is shape ([`Plan::validate`]).
 fn cells(
@@ -162,10 +175,17 @@ fn cells(
         };
         let mut say = |message: String| found.add(Rule::Relay, entry, Some(id), None, message);
         let path = &entry.passes[id].path;
-        // The pass behind the one that signals waits; the one behind that runs when all have waited. The first pass of a
-        // chain runs when the chain of the last time is done.
+        let pass_guarded = entry.passes[id].guarded;
+        // The pass behind the one that signals waits; the one behind that runs when all have waited. A pass between barriers
+        // in front of the chain runs when the chain of the last time is done, and before anybody of this one looks.
         let fits = places.get(&cell).is_some_and(|signal| {
-            signal.0 == place.0 && (place.1 >= signal.1 + 2 || place.1 == 0 && signal.1 > 0)
+            let behind = signal.0 == place.0 && place.1 >= signal.1 + 2;
+            let prepares = place.0 < signal.0
+                && starts_behind_memory(entry, id)
+                && chains[signal.0]
+                    .iter()
+                    .all(|other| entry.passes[*other].guarded == pass_guarded);
+            behind || prepares
         });
         if !fits {
             say(format!(
