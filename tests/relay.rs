@@ -311,8 +311,8 @@ fn a_chain_gives_the_numbers_of_the_interpreter() {
     forwards(&plan, OnDevice::unchecked(&plan, weights), &block_inputs());
 }
 
-/// Only where workgroups wait: on lavapipe (Mesa 22.3) attention in shaders that could gives wrong numbers, NaN among them,
-/// whether it appends to its cache or not.
+/// Only where workgroups wait: on lavapipe (Mesa 22.3) attention gives wrong numbers, NaN among them, in shaders with the
+/// Vulkan memory model, which relays need, and the right ones in the same shaders without it.
 #[test]
 fn attention_in_a_chain_gives_the_numbers_of_the_interpreter() {
     if !profile().features.contains(&Feature::Relay) {
