@@ -68,8 +68,12 @@ shared vec2 head_sums[GROUP];
 
 #if APPENDS
 shared float fresh[FRESH * D];
+// Cosine and sine for each pair of a head.
+shared vec2 turns[D / 2];
+#if HAS_Q_NORM || HAS_K_NORM
 // Of each head and eight of its elements the sum of squares.
 shared float squares[FRESH * LANES];
+#endif
 
 // The heads of the workgroup into shared memory.
 void bring_heads(uint row, uint kv_head, uint position) {
@@ -77,7 +81,11 @@ void bring_heads(uint row, uint kv_head, uint position) {
     for (uint e = t; e < FRESH * D; e += LOCAL_X) {
         fresh[e] = float(qkv[fresh_at(row, kv_head, e / D) + e % D]);
     }
+    for (uint e = t; e < D / 2; e += LOCAL_X) {
+        turns[e] = turn_of(position, 2 * e);
+    }
     barrier();
+#if HAS_Q_NORM || HAS_K_NORM
     for (uint e = t; e < FRESH * LANES; e += LOCAL_X) {
         float sum = 0.0;
         for (uint i = 0; i < 8; i++) {
@@ -86,18 +94,20 @@ void bring_heads(uint row, uint kv_head, uint position) {
         squares[e] = sum;
     }
     barrier();
+#endif
     for (uint e = t; e < VALUE * D / 2; e += LOCAL_X) {
         uint head = 2 * e / D;
-        uint column = 2 * e % D;
         vec2 pair = vec2(fresh[2 * e], fresh[2 * e + 1]);
+#if HAS_Q_NORM || HAS_K_NORM
         if (is_normed(head)) {
             float sum = 0.0;
             for (uint i = 0; i < LANES; i++) {
                 sum += squares[head * LANES + i];
             }
-            pair *= inversesqrt(sum / float(D) + eps) * norm_weight(head, column);
+            pair *= inversesqrt(sum / float(D) + eps) * norm_weight(head, 2 * e % D);
         }
-        pair = rotated(pair, turn_of(position, column));
+#endif
+        pair = rotated(pair, turns[e % (D / 2)]);
         fresh[2 * e] = pair.x;
         fresh[2 * e + 1] = pair.y;
     }
