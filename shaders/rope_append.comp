@@ -6,7 +6,6 @@
 #extension GL_EXT_shader_16bit_storage : require
 #endif
 #include "include/storage.glsl"
-#include "include/math.glsl"
 #include "include/relay.glsl"
 
 layout(constant_id = 0) const uint WIDTH = 64;
@@ -18,15 +17,6 @@ layout(local_size_x_id = 0) in;
 layout(binding = BIND_QKV) RELAYED readonly buffer In0 { A qkv[]; };
 layout(binding = BIND_POSITIONS) RELAY_EARLY readonly buffer In1 { uint positions[]; };
 layout(binding = BIND_SLOTS) RELAY_EARLY readonly buffer In2 { uint slots[]; };
-#if HAS_Q_NORM
-layout(binding = BIND_Q_NORM) RELAY_EARLY readonly buffer In3 { float q_norm[]; };
-#endif
-#if HAS_K_NORM
-layout(binding = BIND_K_NORM) RELAY_EARLY readonly buffer In4 { float k_norm[]; };
-#endif
-#if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer In5 { float rope_factors[]; };
-#endif
 #if C_INT8
 #include "include/block_formats.glsl"
 layout(binding = BIND_K_CACHE) RELAYED buffer State0 { uint k_cache[]; };
@@ -45,6 +35,7 @@ const uint D = OPT_HEAD_DIM;
 // Pairs of an invocation.
 const uint PAIRS = (D / 2 + WIDTH - 1) / WIDTH;
 const uint NONE = 0xffffffffu;
+#include "include/heads.glsl"
 
 #if C_INT8
 shared float finished[D];
@@ -90,7 +81,6 @@ void main() {
     bool is_k = !is_q && head < OPT_HEADS + OPT_KV_HEADS;
     uint from = (row * (OPT_HEADS + 2 * OPT_KV_HEADS) + head) * D;
     uint position = positions[row];
-    float angle = position == NONE ? 0.0 : float(position) * rope_scale;
 
     uint kv_head = (head - OPT_HEADS) % OPT_KV_HEADS;
     uint place = ((slots[row / rows] * OPT_KV_HEADS + kv_head) * ctx + position) * D;
@@ -113,11 +103,7 @@ void main() {
         }
 #endif
         if (is_q || is_k) {
-#if HAS_ROPE_FACTORS
-            turns[i] = rotation(c, D, angle / rope_factors[c / 2], theta);
-#else
-            turns[i] = rotation(c, D, angle, theta);
-#endif
+            turns[i] = turn_of(position, c);
         }
     }
     RELAY_WAIT();

@@ -465,6 +465,17 @@ fn floats(random: &mut Random, count: u64) -> Vec<f64> {
     (0..count).map(|_| random.unit() * 3_f64.sqrt()).collect()
 }
 
+/// A norm weight of heads, or the factors of their pairs.
+fn of_heads(random: &mut Random, port: &'static str, head_dim: u64, rounds: usize) -> Input {
+    let count = if port == "rope_factors" {
+        head_dim / 2
+    } else {
+        head_dim
+    };
+    let values: Vec<f64> = (0..count).map(|_| 1.5 + random.unit() / 2.0).collect();
+    fixed(port, DType::F32, &[count], &values, rounds)
+}
+
 /// Without the passes whose heads an int8 cache cannot have.
 fn whole_groups(types: &BTreeMap<String, DType>, mut passes: Vec<Pass>) -> Vec<Pass> {
     let head_dim = |pass: &Pass| {
@@ -518,11 +529,7 @@ fn rope_append() {
                 changing("positions", DType::U32, &[m], positions),
                 fixed("slots", DType::U32, &[b], &order, ROUNDS),
             ];
-            for port in bound {
-                let count = if *port == "rope_factors" { head_dim / 2 } else { head_dim };
-                let values: Vec<f64> = (0..count).map(|_| 1.5 + random.unit() / 2.0).collect();
-                inputs.push(fixed(port, DType::F32, &[count], &values, ROUNDS));
-            }
+            inputs.extend(bound.iter().map(|port| of_heads(random, port, head_dim, ROUNDS)));
             let cache = [slots, kv_heads, ctx, head_dim];
             Pass {
                 label: format!("{heads}/{kv_heads} heads of {head_dim}, {b} x {rows} rows, ctx {ctx}, {bound:?}"),
@@ -667,11 +674,7 @@ fn append_attention() {
                     changing("positions", DType::U32, &[b], positions.clone()),
                     fixed("slots", DType::U32, &[b], &order, ROUNDS),
                 ];
-                for port in bound {
-                    let count = if *port == "rope_factors" { head_dim / 2 } else { head_dim };
-                    let values: Vec<f64> = (0..count).map(|_| 1.5 + random.unit() / 2.0).collect();
-                    inputs.push(fixed(port, DType::F32, &[count], &values, ROUNDS));
-                }
+                inputs.extend(bound.iter().map(|port| of_heads(random, port, head_dim, ROUNDS)));
                 let cache = [slots, kv_heads, ctx, head_dim];
                 Pass {
                     label: format!(

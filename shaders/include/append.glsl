@@ -2,16 +2,7 @@
 // key head and its value head, numbered in this order, each normalised and turned as `rope_append` does it.
 //
 // The includer has GROUP and `include/cached.glsl`.
-#include "math.glsl"
-#if HAS_Q_NORM
-layout(binding = BIND_Q_NORM) RELAY_EARLY readonly buffer In5 { float q_norm[]; };
-#endif
-#if HAS_K_NORM
-layout(binding = BIND_K_NORM) RELAY_EARLY readonly buffer In6 { float k_norm[]; };
-#endif
-#if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer In7 { float rope_factors[]; };
-#endif
+#include "heads.glsl"
 
 // Heads of a workgroup; those before KEY are queries.
 const uint KEY = GROUP;
@@ -43,13 +34,4 @@ vec2 norm_weight(uint head, uint column) {
     }
 #endif
     return weight;
-}
-
-// Cosine and sine for the pair that starts at `column` of a head.
-vec2 turn_of(uint position, uint column) {
-    float angle = position == NONE ? 0.0 : float(position) * rope_scale;
-#if HAS_ROPE_FACTORS
-    angle /= rope_factors[column / 2];
-#endif
-    return rotation(column, D, angle, theta);
 }

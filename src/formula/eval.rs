@@ -219,20 +219,22 @@ pub(super) fn run(
 ) -> Result<BTreeMap<String, Vec<f64>>, FormulaError> {
     let mut tables = program.tables.clone();
     let mut outputs = BTreeMap::new();
-    for step in &program.steps {
+    for (number, step) in program.steps.iter().enumerate() {
         let values = define(step, &tables).map_err(|fault| {
             let text = &definitions[step.definition].text;
             FormulaError::new(step.definition, text, fault.at, fault.message)
         })?;
         let table = &mut tables[step.definition];
-        table.values = values;
-        if let Some(dtype) = step.stored {
-            // Later definitions see what was stored.
-            let mut seen = decode(dtype, &encode(dtype, &table.values)).unwrap_or_default();
-            seen.truncate(table.values.len());
-            let values = std::mem::replace(&mut table.values, seen);
-            outputs.insert(table.name.clone(), values);
+        let Some(dtype) = step.stored else {
+            table.values = values;
+            continue;
+        };
+        // Later definitions see what was stored.
+        if number + 1 < program.steps.len() {
+            table.values = decode(dtype, &encode(dtype, &values)).unwrap_or_default();
+            table.values.truncate(values.len());
         }
+        outputs.insert(table.name.clone(), values);
     }
     Ok(outputs)
 }

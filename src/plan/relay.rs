@@ -108,31 +108,33 @@ fn writes_to(entry: &Entry, writer: &PassInfo, reader: &PassInfo, bindings: &[u3
 
 /// Makes a chain of the dispatches that stand at `run`, behind the first one, which prepares it.
 fn link(steps: &mut [Step], passes: &mut IdVec<PassId, PassInfo>, run: &[usize], first: u32) {
-    let last = run.len() as u32 - 2;
+    let Some((in_front, chain)) = run.split_first() else {
+        return;
+    };
+    let last = chain.len() as u32 - 1;
+    if let Step::Dispatch(pass) = steps[*in_front] {
+        passes[pass].relay.clears = Some(first + last - 1);
+    }
+    // What the chain of the last time left in the cells must be seen, and what was cleared.
+    for at in run.iter().take(2) {
+        if steps[at - 1] == Step::Barrier(Barrier::Execution) {
+            steps[at - 1] = Step::Barrier(Barrier::Memory);
+        }
+    }
     let mut before = None;
-    for (at, place) in run.iter().zip(std::iter::once(None).chain((0..).map(Some))) {
+    for (place, at) in (0u32..).zip(chain) {
         let Step::Dispatch(pass) = steps[*at] else {
             continue;
         };
-        let barrier = &mut steps[*at - 1];
-        if place.is_some_and(|place| place > 0) {
-            *barrier = Step::Barrier(Barrier::Relay);
-        } else if *barrier == Step::Barrier(Barrier::Execution) {
-            // What the chain of the last time left in the cells must be seen, and what was cleared.
-            *barrier = Step::Barrier(Barrier::Memory);
+        if place > 0 {
+            steps[*at - 1] = Step::Barrier(Barrier::Relay);
         }
-        passes[pass].relay = match place {
-            None => Relay {
-                clears: Some(first + last - 1),
-                ..Relay::default()
-            },
-            Some(place) => Relay {
-                waits: before.map(|groups| (first + place - 1, groups)),
-                signals: (place < last).then_some(first + place),
-                clears: place.checked_sub(2).map(|cell| first + cell),
-            },
+        passes[pass].relay = Relay {
+            waits: before.map(|groups| (first + place - 1, groups)),
+            signals: (place < last).then_some(first + place),
+            clears: place.checked_sub(2).map(|cell| first + cell),
         };
-        before = place.map(|_| groups(&passes[pass]));
+        before = Some(groups(&passes[pass]));
     }
 }
 
