@@ -74,6 +74,7 @@ pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<Dev
         let large = [("DOWN", 1), ("BESIDE", 2), ("FIRST", 1), ("LOOK", 0)];
         let batches = [("BATCH", 1), ("UNITS", 1)];
         views.push(with(&batches));
+        views.push(with(&[("BATCH", 3), ("UNITS", 1)]));
         views.push(with(&large));
         views.push(with(&[large.as_slice(), &batches].concat()));
     }
