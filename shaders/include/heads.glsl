@@ -1,21 +1,15 @@
 // What `rope_append` and `append_attention` do to heads: norm weights and the angle of a pair. The includer has D, NONE, and
 // `theta` and `rope_scale` among its push constants.
 #include "math.glsl"
+#include "turn.glsl"
 #if HAS_Q_NORM
 layout(binding = BIND_Q_NORM) RELAY_EARLY readonly buffer QueryNorm { float q_norm[]; };
 #endif
 #if HAS_K_NORM
 layout(binding = BIND_K_NORM) RELAY_EARLY readonly buffer KeyNorm { float k_norm[]; };
 #endif
-#if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer RopeFactors { float rope_factors[]; };
-#endif
 
 // Cosine and sine for the adjacent pair that starts at `column` of a head.
 vec2 turn_of(uint position, uint column) {
-    float angle = position == NONE ? 0.0 : float(position) * rope_scale;
-#if HAS_ROPE_FACTORS
-    angle /= rope_factors[column / 2];
-#endif
-    return rotation(column, D, angle, theta);
+    return turn_of(position, column, D, theta, rope_scale);
 }

@@ -78,17 +78,14 @@ struct Ahead {
 };
 
 #if HAS_POSITIONS
+#include "turn.glsl"
+
 // How far to turn two neighbours, the first of which is column `column` of all columns.
 vec2 turn(uint row, uint column) {
     if (column >= OPT_ROPE_HEADS * OPT_ROPE_HEAD_DIM) {
         return vec2(1.0, 0.0);
     }
-    uint in_head = column % OPT_ROPE_HEAD_DIM;
-    float position = positions[row] == NONE ? 0.0 : float(positions[row]) * rope_scale;
-#if HAS_ROPE_FACTORS
-    position /= rope_factors[in_head / 2];
-#endif
-    return rotation(in_head, OPT_ROPE_HEAD_DIM, position, rope_theta);
+    return turn_of(positions[row], column % OPT_ROPE_HEAD_DIM, OPT_ROPE_HEAD_DIM, rope_theta, rope_scale);
 }
 #endif
 

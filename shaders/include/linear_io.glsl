@@ -95,9 +95,6 @@ layout(binding = BIND_BIAS) RELAY_EARLY readonly buffer In3 { float bias[]; };
 #if HAS_POSITIONS
 layout(binding = BIND_POSITIONS) RELAY_EARLY readonly buffer In4 { uint positions[]; };
 #endif
-#if HAS_ROPE_FACTORS
-layout(binding = BIND_ROPE_FACTORS) RELAY_EARLY readonly buffer In5 { float rope_factors[]; };
-#endif
 #if HAS_RESIDUAL
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6 { S residual[]; };
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In6Vectors { OUT_S residual_vectors[]; };
