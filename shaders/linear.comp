@@ -43,7 +43,7 @@ void main() {
             vec4 v = load_x(first_row + row, k0 / 4 + k4);
 #if HAS_GAIN
             squares[e] += dot(v, v);
-            v *= gain_inside(k0 / 4 + k4);
+            v *= gain_inside(min(k0 / 4 + k4, (k - 1) / 4));
 #endif
             [[unroll]] for (uint i = 0; i < 4; i++) {
                 tile_x[(4 * k4 + i) * LINE_M + row / 4][row % 4] = v[i];

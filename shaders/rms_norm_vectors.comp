@@ -27,11 +27,6 @@ layout(binding = BIND_WEIGHT) RELAY_EARLY readonly buffer In1 { vec4 weight[]; }
 layout(binding = BIND_RESIDUAL) RELAYED readonly buffer In2 { S4 residual[]; };
 #endif
 #if HAS_NEXT_WEIGHT
-#if A_F16
-#define A4 f16vec4
-#else
-#define A4 vec4
-#endif
 layout(binding = BIND_NEXT_WEIGHT) RELAY_EARLY readonly buffer In3 { vec4 next_weight[]; };
 layout(binding = BIND_NEXT) RELAYED writeonly buffer Out1 { A4 next[]; };
 #endif

@@ -165,8 +165,10 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     said.dump(Stage::Schedule, || plan::dump::schedule(&scheduled));
     let reads: Vec<_> = fused.iter().map(Fused::graph).zip(&lowered).collect();
     let reads = plan::place::Reads::of(&reads);
+    let (kernels, needs) = instances.finish();
+    let cells = plan::relay::most_bytes(&kernels, &lowered);
     let placement = info_span!("place tensors")
-        .in_scope(|| plan::pack::pack(&scheduled, &job.profile.limits, &reads))?;
+        .in_scope(|| plan::pack::pack(&scheduled, &job.profile.limits, &reads, cells))?;
     chained(&scheduled, &placement, &library)?;
     let parts: Vec<EntryParts<'_>> = scheduled
         .iter()
@@ -183,7 +185,6 @@ pub fn compile(job: &Job<'_>, map: &mut SourceMap) -> Result<Compiled, Diagnosti
     let graphs: Vec<&Graph> = fused.iter().map(Fused::graph).collect();
     let synced = said.text(Stage::Sync, || plan::dump::sync(&graphs, &sync));
 
-    let (kernels, needs) = instances.finish();
     let span = info_span!("lower").entered();
     let (plan, warnings) = plan::lower::lower(Parts {
         entries: &parts,

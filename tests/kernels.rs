@@ -14,7 +14,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use graphc::device::{DeviceProfile, Feature};
+use graphc::device::{Choice, DeviceProfile, Feature};
 use graphc::dtype::{DType, tiles};
 use graphc::expr::Value;
 use graphc::formula::{decode, encode};
@@ -405,9 +405,59 @@ fn linear_block_formats_and_gain() {
     }
     let odd = Case::new(&[("m", 3), ("k", 45), ("n", 17)]).float("eps", 1e-5);
     cases.push(odd.bind(&["gain", "bias", "residual"]));
+    let vectors = Case::new(&[("m", 3), ("k", 36), ("n", 17)]).float("eps", 1e-5);
+    cases.push(vectors.bind(&["gain"]));
     let (long, short): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.dims["k"] > 1000);
     run("linear", &short, &SUMS);
     run("linear", &long, &LONG_SUMS);
+}
+
+/// Where k is no whole number of tiles, nothing is read behind the gain: were it NaN, zeros of x would not hide it. The tile
+/// is wide enough to reach into the next tensor.
+#[test]
+fn a_gain_is_not_read_past_its_end() {
+    let text = r#"Graph(
+        name: "case", params: {}, dtypes: { "act": "f32", "weight": "f32" },
+        inputs: {
+            "gain": Tensor("f32", ["64"]), "nan": Tensor("f32", ["64"]),
+            "x": Tensor("f32", ["3", "64"]), "w": Tensor("f32", ["5", "64"]),
+        },
+        body: [
+            Pass(kernel: "linear", in: { "x": "x", "w": "w", "gain": "gain" }, out: { "y": "y" }, set: { "eps": "1e-5" }),
+            Pass(kernel: "add", in: { "a": "nan", "b": "nan" }, out: { "y": "z" }),
+        ],
+        outputs: ["y", "z"],
+    )"#;
+    let mut device = gpu::profile();
+    let tile = [("TILE_M", 16), ("TILE_N", 16), ("TILE_K", 128)];
+    let choice = Choice {
+        when: None,
+        variant: "tiled".into(),
+        spec: tile.map(|(name, size)| (name.to_string(), size)).into(),
+    };
+    device.choices.insert("linear".into(), vec![choice]);
+    let plan = gpu::compile_text(text, "linear", "tiled", &device).unwrap();
+    let mut random = Random::from_env("a_gain_is_not_read_past_its_end");
+    let mut draw =
+        |count: usize| -> Vec<f64> { (0..count).map(|_| 2.0 * random.unit() - 1.0).collect() };
+    let (x, gain, w) = (draw(3 * 64), draw(64), draw(5 * 64));
+    let inputs = [
+        ("x", &x),
+        ("gain", &gain),
+        ("w", &w),
+        ("nan", &vec![f64::NAN; 64]),
+    ];
+    let inputs = inputs.map(|(name, values)| (name.to_string(), encode(DType::F32, values)));
+    let mut on_device = OnDevice::open(&plan, |_| vec![]);
+    let ticket = on_device.submit(0, &inputs.into());
+    let y = decode(DType::F32, &on_device.wait(0, ticket)["y"]).unwrap();
+    for (at, got) in y.iter().enumerate() {
+        let (x, w) = (&x[at / 5 * 64..][..64], &w[at % 5 * 64..][..64]);
+        let squares: f64 = x.iter().map(|x| x * x).sum();
+        let dot: f64 = (0..64).map(|i| x[i] * gain[i] * w[i]).sum();
+        let want = dot / (squares / 64.0 + 1e-5).sqrt();
+        assert!((got - want).abs() < 1e-5, "{at}: {got}, not {want}");
+    }
 }
 
 /// Sizes that leave nothing over, for tiles, shares of k and columns of a workgroup: kernels read them without looking for

@@ -29,7 +29,7 @@ fn check(name: &str, text: &str) {
 fn refused(name: &str, graphs: &[Graph], profile: &DeviceProfile) {
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let found: Diagnostics = pack(&pairs, &profile.limits, &Reads::default()).unwrap_err();
+    let found: Diagnostics = pack(&pairs, &profile.limits, &Reads::default(), 0).unwrap_err();
     check(name, &found.render(&sources(), false));
 }
 

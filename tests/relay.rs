@@ -21,8 +21,8 @@ use graphc::weights::RandomWeights;
 use support::gpu::{Bytes, OnDevice, build, profile, run_interpreter_often};
 use support::random::Random;
 
-/// A block of a decoder without its attention, behind a pass that prepares the chain of its five. Sizes leave a rest in every
-/// tile.
+/// A block of a decoder without its attention: a chain of five, the pass in front that prepares it, and one at each end that
+/// these need a barrier for. Sizes leave a rest in every tile.
 const GRAPH: &str = r#"Graph(
     name: "block", params: {}, dtypes: { "act": "f32", "weight": "int8" },
     dims: { "d": Is("96"), "f": Is("1056") },
@@ -31,16 +31,35 @@ const GRAPH: &str = r#"Graph(
         Weight(name: "g", dtype: "f32", shape: ["d"], from: Tensor("g.weight")),
         Weight(name: "up", dtype: "weight", shape: ["f", "d"], from: Tensor("up.weight")),
         Weight(name: "down", dtype: "weight", shape: ["d", "f"], from: Tensor("down.weight")),
-        Pass(kernel: "rms_norm", in: { "x": "x", "weight": "g" }, out: { "y": "n" }, set: { "eps": "1e-5" }),
+        Pass(kernel: "rms_norm", in: { "x": "x", "weight": "g" }, out: { "y": "m" }, set: { "eps": "1e-5" }),
+        Pass(kernel: "rms_norm", in: { "x": "m", "weight": "g" }, out: { "y": "n" }, set: { "eps": "1e-5" }),
         Pass(kernel: "linear", in: { "x": "n", "w": "up", "gain": "g" }, out: { "y": "a" }, set: { "act": "silu", "eps": "1e-5" }),
         Pass(kernel: "linear", in: { "x": "a", "w": "down", "residual": "x" }, out: { "y": "b" }),
         Pass(kernel: "rms_norm", in: { "x": "b", "weight": "g" }, out: { "y": "c" }, set: { "eps": "1e-5" }),
         Pass(kernel: "linear", in: { "x": "c", "w": "up" }, out: { "y": "e" }, set: { "act": "silu" }),
-        Pass(kernel: "linear", in: { "x": "e", "w": "down", "residual": "b" }, out: { "y": "y" }),
+        Pass(kernel: "linear", in: { "x": "e", "w": "down", "residual": "b" }, out: { "y": "h" }),
+        Pass(kernel: "rms_norm", in: { "x": "h", "weight": "g" }, out: { "y": "y" }, set: { "eps": "1e-5" }),
     ],
     outputs: ["y"],
 )"#;
 const CHAIN: usize = 5;
+
+/// Products in a row, whose values take turns in the same bytes: the first one of the next forward writes where the third of
+/// this one did, and the second where the fourth did.
+const LINE: &str = r#"Graph(
+    name: "line", params: {}, dtypes: { "act": "f32", "weight": "int8" },
+    dims: { "d": Is("96") },
+    inputs: { "x": Tensor("f32", ["1", "d"]) },
+    body: [
+        Weight(name: "w", dtype: "weight", shape: ["d", "d"], from: Tensor("w.weight")),
+        Pass(kernel: "linear", in: { "x": "x", "w": "w" }, out: { "y": "a" }),
+        Pass(kernel: "linear", in: { "x": "a", "w": "w" }, out: { "y": "b" }),
+        Pass(kernel: "linear", in: { "x": "b", "w": "w" }, out: { "y": "c" }),
+        Pass(kernel: "linear", in: { "x": "c", "w": "w" }, out: { "y": "e" }),
+        Pass(kernel: "linear", in: { "x": "e", "w": "w" }, out: { "y": "y" }),
+    ],
+    outputs: ["y"],
+)"#;
 
 /// Attention over a cache that it appends to itself, of which it reads what is there before it waits.
 const ATTENTION: &str = r#"Graph(
@@ -55,6 +74,7 @@ const ATTENTION: &str = r#"Graph(
         Weight(name: "d", dtype: "f32", shape: ["d"], from: Tensor("d.weight")),
         Weight(name: "qkv", dtype: "weight", shape: ["512", "d"], from: Tensor("qkv.weight")),
         Weight(name: "out", dtype: "weight", shape: ["d", "256"], from: Tensor("out.weight")),
+        Weight(name: "wide", dtype: "weight", shape: ["d", "512"], from: Tensor("wide.weight")),
         Pass(kernel: "rms_norm", in: { "x": "x", "weight": "d" }, out: { "y": "m" }),
         Pass(kernel: "rms_norm", in: { "x": "m", "weight": "d" }, out: { "y": "n" }),
         Pass(kernel: "linear", in: { "x": "n", "w": "qkv" }, out: { "y": "a" }),
@@ -71,7 +91,8 @@ const ATTENTION: &str = r#"Graph(
             set: { "heads": "4", "kv_heads": "2", "head_dim": "64" },
         ),
         Pass(kernel: "linear", in: { "x": "b", "w": "out", "residual": "x" }, out: { "y": "c" }),
-        Pass(kernel: "linear", in: { "x": "c", "w": "qkv" }, out: { "y": "y" }, types: { "S": "f32" }),
+        Pass(kernel: "linear", in: { "x": "c", "w": "qkv" }, out: { "y": "e" }, types: { "S": "f32" }),
+        Pass(kernel: "linear", in: { "x": "e", "w": "wide" }, out: { "y": "y" }, types: { "S": "f32" }),
     ],
     outputs: ["y"],
 )"#;
@@ -83,6 +104,7 @@ impl Sources for With {
         match path {
             "block.ron" => Ok(GRAPH.into()),
             "attention.ron" => Ok(ATTENTION.into()),
+            "line.ron" => Ok(LINE.into()),
             // On lavapipe (Mesa 22.3) a chain with the loop in its shaders gives wrong numbers, also where there is nothing
             // to wait for. Where the device cannot relay, the runtime's barriers wait, and one look does.
             "shaders/include/relay.glsl" if !profile().features.contains(&Feature::Relay) => {
@@ -98,11 +120,15 @@ impl Sources for With {
     }
 }
 
-fn compiled(path: &str, device: &DeviceProfile) -> Plan {
+fn compile(path: &str, sources: &dyn Sources, device: &DeviceProfile) -> Result<Plan, String> {
     let request = [Request::default()];
-    let mut job = Job::new(path, &With, device, &request);
+    let mut job = Job::new(path, sources, device, &request);
     job.variants.insert("linear".into(), "stream".into());
-    build(&mut job).unwrap_or_else(|error| panic!("{error}"))
+    build(&mut job)
+}
+
+fn compiled(path: &str, device: &DeviceProfile) -> Plan {
+    compile(path, &With, device).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// For the device, as if it could relay.
@@ -129,7 +155,7 @@ fn weights(weight: &Weight) -> Vec<u8> {
 #[test]
 fn a_chain_is_made_of_passes_that_relay_and_only_where_the_device_can() {
     let plan = chained("attention.ron");
-    assert_eq!((relays(&plan), plan.entries[0].passes.len()), (3, 5));
+    assert_eq!((relays(&plan), plan.entries[0].passes.len()), (3, 6));
     verify(&plan).unwrap();
 
     let plan = chained("block.ron");
@@ -143,6 +169,68 @@ fn a_chain_is_made_of_passes_that_relay_and_only_where_the_device_can() {
     let plan = compiled("block.ron", &device);
     assert_eq!((relays(&plan), plan.relay), (0, None));
     assert!(plan.kernels.iter().all(|kernel| kernel.relays.is_none()));
+}
+
+/// Texts in which one buffer that passes of a chain share is one that they need not see each other's stores in.
+struct Forgetful;
+
+impl Sources for Forgetful {
+    fn read(&self, path: &str) -> Result<String, SourceError> {
+        let text = With.read(path)?;
+        if path != "shaders/rms_norm_vectors.comp" {
+            return Ok(text);
+        }
+        let marked = "layout(binding = BIND_X) RELAYED readonly";
+        assert!(text.contains(marked));
+        Ok(text.replace(marked, "layout(binding = BIND_X) readonly"))
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, SourceError> {
+        With.list(path)
+    }
+}
+
+#[test]
+fn a_shader_that_relays_marks_what_its_chain_shares() {
+    let mut device = profile();
+    compile("block.ron", &Forgetful, &device).unwrap();
+    device.features.insert(Feature::Relay);
+    let error = compile("block.ron", &Forgetful, &device).unwrap_err();
+    let said = "the buffer of port `x` (binding 0), which is not in `before`, is not `RELAYED`";
+    assert!(error.contains(said), "{error}");
+}
+
+/// A relay orders the passes of its chain alone. In the line nothing but the barrier in front of its last pass keeps the next
+/// forward, which starts without one, from the values of this.
+#[test]
+fn a_chain_ends_in_front_of_a_barrier() {
+    let plan = chained("line.ron");
+    verify(&plan).unwrap();
+    let steps = &plan.entries[0].steps;
+    let barrier = |at: usize| match steps[at] {
+        Step::Barrier(barrier) => Some(barrier),
+        _ => None,
+    };
+    assert_eq!(barrier(0), None, "{steps:?}");
+    let between = [1, 3, 5, 7].map(|at| barrier(at).unwrap());
+    let (memory, relay) = (Barrier::Memory, Barrier::Relay);
+    assert_eq!(between, [memory, memory, relay, memory], "{steps:?}");
+
+    // The same with its last pass in the chain.
+    let mut longer = plan.clone();
+    let entry = &mut longer.entries[0];
+    let passes: Vec<PassId> = entry.passes.ids().collect();
+    let groups = entry.passes[passes[3]].groups.iter().product();
+    entry.steps[7] = Step::Barrier(Barrier::Relay);
+    entry.passes[passes[1]].relay.clears = Some(1);
+    entry.passes[passes[3]].relay.signals = Some(1);
+    entry.passes[passes[4]].relay.waits = Some((1, groups));
+    entry.passes[passes[4]].relay.clears = Some(0);
+    longer.arenas[plan.relay.unwrap()].bytes += 4;
+    let violations = verify(&longer).unwrap_err();
+    let all_order = violations
+        .iter()
+        .all(|violation| violation.rule == Rule::Order);
+    assert!(all_order, "{violations:#?}");
 }
 
 #[test]
@@ -162,9 +250,9 @@ fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
         assert!(found, "{what}: {violations:#?}");
         mutants.set(mutants.get() + 1);
     };
-    for (number, id) in passes.iter().copied().enumerate() {
-        // In the chain, which the first pass prepares.
-        let place = number.saturating_sub(1);
+    // The chain, which the second pass prepares.
+    for (number, id) in passes.iter().copied().enumerate().skip(1).take(CHAIN + 1) {
+        let place = number.saturating_sub(2);
         let relay = |plan: &mut Plan, change: &dyn Fn(&mut Relay)| {
             change(&mut plan.entries[0].passes[id].relay);
         };
@@ -230,7 +318,7 @@ fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
         steps[at.unwrap()] = Step::Barrier(Barrier::Memory);
     });
     // In front of the pass that prepares the chain, and of the chain.
-    for at in [0, 2] {
+    for at in [1, 3] {
         for change in [Some(Step::Barrier(Barrier::Execution)), None] {
             rejected("starts where cells are not seen", &|plan| {
                 let steps = &mut plan.entries[0].steps;
@@ -243,8 +331,8 @@ fn the_verifier_sees_every_relay_that_waits_for_the_wrong_thing() {
         }
     }
     rejected("is prepared by its own first pass", &|plan| {
-        let cell = plan.entries[0].passes[passes[0]].relay.clears.take();
-        plan.entries[0].passes[passes[1]].relay.clears = cell;
+        let cell = plan.entries[0].passes[passes[1]].relay.clears.take();
+        plan.entries[0].passes[passes[2]].relay.clears = cell;
     });
     rejected("has no cells", &|plan| plan.relay = None);
     rejected("has cells that are not there", &|plan| {

@@ -73,7 +73,17 @@ fn bindings(
             found.set == 0 && found.storage && bound.get(number).copied().unwrap_or(false)
         });
         match port {
-            Some(port) => access(port, found)?,
+            Some(port) => {
+                access(port, found)?;
+                let before = selected.relays.as_ref();
+                if found.private && before.is_some_and(|before| !before.contains(&found.number)) {
+                    return Err(format!(
+                        "it has `relays`, but the buffer of port `{}` (binding {number}), which is not in `before`, is not \
+                         `RELAYED`",
+                        port.name
+                    ));
+                }
+            }
             None => {
                 return Err(format!(
                     "it uses {} {} of set {}, which is no bound port",

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spirv::{
-    BuiltIn, Capability, Decoration, ExecutionMode, ExecutionModel, MAGIC_NUMBER, Op, StorageClass,
+    BuiltIn, Capability, Decoration, ExecutionMode, ExecutionModel, MAGIC_NUMBER, MemoryAccess, Op,
+    StorageClass,
 };
 
 /// The largest module that is looked at, in words. The largest kernel of the repository has some 20 000.
@@ -50,6 +51,9 @@ pub struct Bound {
     pub reads: bool,
     /// Whether the shader may write it: it is not declared `readonly`.
     pub writes: bool,
+    /// Whether some load or store of it is private, as all are but atomic ones and, in the Vulkan memory model, those of a
+    /// `devicecoherent` buffer and the like: what other workgroups store need not be seen, however they are waited for.
+    pub private: bool,
 }
 
 /// The push constant block.
@@ -96,10 +100,10 @@ pub enum ReflectError {
 
 /// Reads `words`; `spec` gives values to specialisation constants by id, the others keep their defaults.
 ///
-/// Only instructions before the first function are looked at, and of these the two dozen that matter here; the
-/// rest are passed over by their length. What only a validator can know (dominance, types of operands) is left to it.
+/// Of the instructions before the first function the two dozen that matter here are looked at, and of the functions loads,
+/// stores and what they go through; the rest are passed over by their length. What only a validator can know (dominance, types of operands) is left to it.
 pub fn reflect(words: &[u32], spec: &[(u32, u32)]) -> Result<Reflection, ReflectError> {
-    let global = instructions(words)?;
+    let [global, code] = instructions(words)?;
     let entries: Vec<&Instruction> = global
         .iter()
         .filter(|one| one.op == Op::EntryPoint)
@@ -115,7 +119,7 @@ pub fn reflect(words: &[u32], spec: &[(u32, u32)]) -> Result<Reflection, Reflect
     Ok(Reflection {
         entry: text(entry.rest(2)),
         local_size: globals.local_size(&global)?,
-        bindings: globals.bindings(),
+        bindings: globals.bindings(&private_variables(&code)),
         push: globals.push()?,
         spec: globals.spec_constants(),
         shared_bytes: globals.shared_bytes(),
@@ -166,32 +170,68 @@ impl<'a> Instruction<'a> {
     }
 }
 
-/// The instructions before the first function. The lengths of those after it are checked.
-fn instructions(words: &[u32]) -> Result<Vec<Instruction<'_>>, ReflectError> {
+/// The instructions before the first function, and those after it.
+fn instructions(words: &[u32]) -> Result<[Vec<Instruction<'_>>; 2], ReflectError> {
     if words.len() > MAX_WORDS {
         return Err(ReflectError::TooLong(words.len()));
     }
     if words.len() < HEADER || words[0] != MAGIC_NUMBER {
         return Err(ReflectError::NotSpirv);
     }
-    let mut found = Vec::new();
-    let mut global = true;
+    let [mut global, mut code] = [Vec::new(), Vec::new()];
+    let mut in_code = false;
     let mut at = HEADER;
     while let Some(first) = words.get(at) {
         let length = (first >> 16) as usize;
         let operands = words.get(at + 1..at + length);
         let operands = operands.ok_or(ReflectError::Instruction(at))?;
         let op = Op::from_u32(first & 0xffff);
-        global &= op != Some(Op::Function);
-        if let (true, Some(op)) = (global, op) {
-            found.push(Instruction {
+        in_code |= op == Some(Op::Function);
+        if let Some(op) = op {
+            let part = if in_code { &mut code } else { &mut global };
+            part.push(Instruction {
                 op,
                 words: operands,
             });
         }
         at += length;
     }
-    Ok(found)
+    Ok([global, code])
+}
+
+/// The variables that some load or store reaches which does not say that others may touch the same bytes.
+fn private_variables(code: &[Instruction]) -> BTreeSet<u32> {
+    // What pointers of the code were made from; functions do not take any, as GLSL has none.
+    let mut from: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut private = BTreeSet::new();
+    for one in code {
+        let pointers: &[usize] = match one.op {
+            Op::AccessChain | Op::InBoundsAccessChain | Op::PtrAccessChain | Op::CopyObject => {
+                if let (Some(result), Some(base)) = (one.word(1), one.word(2)) {
+                    let root = from.get(&base).copied().unwrap_or(base);
+                    from.insert(result, root);
+                }
+                continue;
+            }
+            Op::Load | Op::CooperativeMatrixLoadKHR => &[2],
+            Op::Store | Op::CooperativeMatrixStoreKHR => &[0],
+            Op::CopyMemory => &[0, 1],
+            _ => continue,
+        };
+        // Behind the pointer a store has its value, and matrices have their layout and, as rows and columns ask for, a stride.
+        let mask = one.word(match one.op {
+            Op::Load => 3,
+            Op::CooperativeMatrixLoadKHR => 5,
+            Op::CooperativeMatrixStoreKHR => 4,
+            _ => 2,
+        });
+        let mask = MemoryAccess::from_bits_retain(mask.unwrap_or(0));
+        if !mask.contains(MemoryAccess::NON_PRIVATE_POINTER) {
+            let roots = pointers.iter().filter_map(|at| one.word(*at));
+            private.extend(roots.map(|id| from.get(&id).copied().unwrap_or(id)));
+        }
+    }
+    private
 }
 
 /// A literal text: bytes in little-endian words up to a zero byte.
@@ -356,7 +396,7 @@ impl<'a> Globals<'a> {
         })
     }
 
-    fn bindings(&self) -> Vec<Bound> {
+    fn bindings(&self, private: &BTreeSet<u32>) -> Vec<Bound> {
         let mut found: BTreeMap<(u32, u32), Bound> = BTreeMap::new();
         for (id, class, pointee) in self.variables() {
             let Some(number) = self.decoration(id, None, Decoration::Binding) else {
@@ -379,10 +419,12 @@ impl<'a> Globals<'a> {
                 storage: true,
                 reads: false,
                 writes: false,
+                private: false,
             });
             bound.storage &= is_block && class == StorageClass::StorageBuffer;
             bound.reads |= !all(Decoration::NonReadable);
             bound.writes |= !all(Decoration::NonWritable);
+            bound.private |= private.contains(&id);
         }
         found.into_values().collect()
     }

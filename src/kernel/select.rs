@@ -406,7 +406,8 @@ impl<'a> Selector<'a> {
 
     fn within_limits(&self, shared: Option<u64>, relays: bool) -> Result<(), Reason> {
         let limits = &self.profile.limits;
-        let bindings = self.binding.ports.iter().flatten().count() as u64;
+        // Cells are bound beside the ports.
+        let bindings = self.binding.ports.iter().flatten().count() as u64 + u64::from(relays);
         let push = u64::from(super::push_size(
             4 * self.manifest.push.len() as u32,
             relays,

@@ -100,6 +100,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Storage buffers that are bound for it, the cells of relays included.
+    pub fn storage_buffers(&self) -> u64 {
+        self.bindings.len() as u64 + u64::from(self.relays.is_some())
+    }
+
     /// Bytes of all its push constants, those for relays included.
     pub fn push_size(&self) -> u32 {
         push_size(self.push_bytes, self.relays.is_some())

@@ -96,20 +96,23 @@ impl Placement {
 }
 
 /// Gives every value of every entry its place. `reads` says which weights the device's own memory is for, where it has
-/// no room for all.
+/// no room for all; `beside` is how many bytes of that are kept for what no tensor lies in ([`relay::most_bytes`]).
+///
+/// [`relay::most_bytes`]: super::relay::most_bytes
 pub fn pack(
     entries: &[(&Graph, &Schedule)],
     limits: &Limits,
     reads: &Reads,
+    beside: u64,
 ) -> Result<Placement, Diagnostics> {
     let all = pack_with(entries, limits, &BTreeSet::new())?;
     if let Some(limit) = limits
         .all_memory
-        .filter(|limit| all_bytes(&all.arenas) > *limit)
+        .filter(|limit| all_bytes(&all.arenas).saturating_add(beside) > *limit)
     {
         return Err(too_little(&all.arenas, ("all memory", limit), false).into());
     }
-    let bytes = device_bytes(&all.arenas);
+    let bytes = device_bytes(&all.arenas).saturating_add(beside);
     let Some(limit) = limits.device_memory.filter(|limit| bytes > *limit) else {
         return Ok(all);
     };

@@ -3,10 +3,12 @@
 //! In: the steps and passes of a lowered entry. Out: the same with [`Barrier::Relay`] where the device need not be told,
 //! and what each pass does with the cells. Always: a chain starts behind a barrier of the device that shows
 //! what was written before it, each of its waves is one
-//! pass of a kernel that relays, all of them guarded or none, and it has [`SHORTEST`] passes or more.
+//! pass of a kernel that relays, all of them guarded or none, and it has [`SHORTEST`] passes or more. It ends in front of
+//! a barrier of the device that shows what it wrote, in the same round: a relay orders the passes of its chain alone, and
+//! what comes behind would meet all of them.
 //!
-//! A pass of a chain waits for all workgroups of the pass before it, which have waited for all of the one before them;
-//! so whatever came earlier is done. Before it waits it reads what no earlier pass of the chain writes, weights above all
+//! A pass of a chain waits for all workgroups of the pass before it. One of those at least waited for all of the one before
+//! that, so whatever came earlier is done; workgroups that touch nothing need not wait. Before it waits it reads what no earlier pass of the chain writes, weights above all
 //! ([`Kernel::relays`]).
 //!
 //! A cell counts the workgroups of one pass that are done. It is zero again before that pass comes back: the pass after
@@ -18,6 +20,7 @@ use crate::ids::{IdVec, KernelId, PassId};
 
 use crate::kernel::RELAY_WORDS;
 
+use super::lower::Lowered;
 use super::{Barrier, Entry, Kernel, PassInfo, Relay, Step};
 
 /// The binding number of the cells in modules that relay.
@@ -36,6 +39,12 @@ impl Relay {
         let other = |cell: Option<u32>| cell.unwrap_or(NO_CELL);
         [cell, count, other(self.signals), other(self.clears)]
     }
+}
+
+/// The most bytes that cells can take, with what was chosen for the passes of all entries.
+pub fn most_bytes(kernels: &IdVec<KernelId, Kernel>, entries: &[IdVec<PassId, Lowered>]) -> u64 {
+    let relays = |lowered: &&Lowered| kernels[lowered.kernel].relays.is_some();
+    4 * entries.iter().flatten().filter(relays).count() as u64
 }
 
 /// Makes chains of the longest runs of passes that can be one. Cells are numbered from `first` on; returns the first that
@@ -71,8 +80,13 @@ fn run_from(entry: &Entry, kernels: &IdVec<KernelId, Kernel>, at: usize) -> Vec<
         let (Some(Step::Dispatch(pass)), true) = (entry.steps.get(at + 1), can_stand) else {
             return run;
         };
-        let after = entry.steps.get(at + 2);
-        let alone = matches!(after, None | Some(Step::Barrier(_) | Step::Cut));
+        // The pass is alone in its wave, and something settles what the chain leaves.
+        let settled = matches!(
+            entry.steps.get(at + 2),
+            Some(Step::Barrier(
+                Barrier::Memory | Barrier::Execution | Barrier::Guard
+            ))
+        );
         let pass = &entry.passes[*pass];
         let early = kernels[pass.kernel].relays.as_ref();
         let fits = early.is_some_and(|early| {
@@ -80,7 +94,7 @@ fn run_from(entry: &Entry, kernels: &IdVec<KernelId, Kernel>, at: usize) -> Vec<
                 before.guarded == pass.guarded && !writes_to(entry, before, pass, early)
             })
         });
-        if !alone || !fits {
+        if !settled || !fits {
             return run;
         }
         run.push(at + 1);
@@ -115,10 +129,12 @@ fn link(steps: &mut [Step], passes: &mut IdVec<PassId, PassInfo>, run: &[usize],
     if let Step::Dispatch(pass) = steps[*in_front] {
         passes[pass].relay.clears = Some(first + last - 1);
     }
-    // What the chain of the last time left in the cells must be seen, and what was cleared.
-    for at in run.iter().take(2) {
-        if steps[at - 1] == Step::Barrier(Barrier::Execution) {
-            steps[at - 1] = Step::Barrier(Barrier::Memory);
+    // What the chain of the last time left in the cells must be seen, and what was cleared; and behind the chain what its
+    // passes wrote, which relays have shown to none but them.
+    let ends = run.iter().take(2).map(|at| at - 1);
+    for at in ends.chain(run.last().map(|at| at + 1)) {
+        if steps[at] == Step::Barrier(Barrier::Execution) {
+            steps[at] = Step::Barrier(Barrier::Memory);
         }
     }
     let mut before = None;

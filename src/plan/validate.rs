@@ -277,9 +277,10 @@ impl Plan {
                 ));
             }
         }
-        if pass.binds.len() > MAX_BINDINGS.min(self.limits.max_storage_buffers as usize) {
+        let buffers = kernel.storage_buffers();
+        if pass.binds.len() > MAX_BINDINGS || buffers > u64::from(self.limits.max_storage_buffers) {
             return Err(format!(
-                "{} bindings, more than the device has",
+                "{} bindings and {buffers} storage buffers, more than the device has",
                 pass.binds.len()
             ));
         }

@@ -164,6 +164,14 @@ impl Arenas {
             usage |= vk::BufferUsageFlags::CONDITIONAL_RENDERING_EXT;
         }
         let memory = self.buffer(arena.bytes, usage, location, name)?;
+        // The allocator falls back to the host's memory, from where every forward would read weights over the bus.
+        let properties = memory.allocation.as_ref().map(|a| a.memory_properties());
+        let local =
+            properties.is_some_and(|has| has.contains(vk::MemoryPropertyFlags::DEVICE_LOCAL));
+        if arena.kind == ArenaKind::Weight && !local {
+            self.free(memory);
+            return Err(Failed::Allocation(AllocationError::OutOfMemory));
+        }
         counters.allocations += 1;
         name_object(&self.device, memory.buffer, name);
         Ok(self.items.push(memory))

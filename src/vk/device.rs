@@ -363,7 +363,6 @@ pub struct Device {
     /// Nanoseconds of one timestamp step, or none if the queue has no timestamps.
     pub(crate) timestamp_period: Option<f64>,
     /// The bits of a timestamp that count.
-    #[cfg(feature = "tracy")]
     pub(crate) timestamp_mask: u64,
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
     /// Leaves out commands by a number in a buffer, where the device can.
@@ -407,7 +406,6 @@ impl Device {
             family,
             timestamp_period: (found.timestamp_bits > 0)
                 .then_some(f64::from(found.timestamp_period)),
-            #[cfg(feature = "tracy")]
             timestamp_mask: u64::MAX
                 .checked_shr(64u32.saturating_sub(found.timestamp_bits))
                 .unwrap_or(0),

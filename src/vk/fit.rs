@@ -20,9 +20,10 @@ pub fn weight_bytes(weight: &crate::plan::Weight) -> Option<u64> {
 }
 
 /// Features that the plan needs and the device lacks, which has `features` and that name. Of what no device can be asked
-/// about, the plan's profile knows only that of devices like those that it describes.
+/// about, the plan's profile knows only that of devices like those that it describes; one that names none describes none.
 pub fn missing(plan: &Plan, features: &BTreeSet<Feature>, device: &str) -> Vec<Feature> {
-    let described = device.to_lowercase().contains(&plan.device.to_lowercase());
+    let described =
+        !plan.device.is_empty() && device.to_lowercase().contains(&plan.device.to_lowercase());
     let has =
         |feature: &Feature| features.contains(feature) && (described || !feature.is_measured());
     let needs = plan.needs.iter().filter(|feature| !has(feature));
@@ -107,7 +108,7 @@ fn kernel_limits(
     );
     check(
         "storage buffers",
-        kernel.bindings.len() as u64,
+        kernel.storage_buffers(),
         u64::from(limits.max_storage_buffers),
     );
     if kernel.full_subgroups && !kernel.local_size[0].is_multiple_of(limits.subgroup_size.max(1)) {

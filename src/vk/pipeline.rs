@@ -96,11 +96,17 @@ impl Pipelines {
         counters.pipelines += pipelines.items.len() as u64;
         if let Some(path) = path {
             // SAFETY: the cache is alive.
-            let now = unsafe { device.raw.get_pipeline_cache_data(cache) }.unwrap_or_default();
-            if now != known
-                && let Err(error) = cache::save(&path, &device.identity, &now)
-            {
-                notes.push(error.to_string());
+            match unsafe { device.raw.get_pipeline_cache_data(cache) } {
+                Ok(now) if now == known => {}
+                Ok(now) => {
+                    let saved = cache::save(&path, &device.identity, &now);
+                    notes.extend(saved.err().map(|error| error.to_string()));
+                }
+                // What was saved before stays.
+                Err(result) => {
+                    let error = VkError::call("reading the pipeline cache", result);
+                    notes.push(error.to_string());
+                }
             }
         }
         Ok(pipelines)
@@ -217,7 +223,8 @@ fn create(
         )
     };
     let info = vk::ShaderModuleCreateInfo::default().code(&kernel.spirv);
-    // SAFETY: the module was built or checked by the compiler and its capabilities are enabled.
+    // SAFETY: the compiler built the module and held it against its manifest, and its capabilities are enabled (`fit`). Of a
+    // plan file this is taken on trust (ARCHITECTURE.md, "A file is hostile").
     let module = unsafe { device.raw.create_shader_module(&info, None) }.map_err(failed)?;
     let values: Vec<u8> = kernel
         .spec
@@ -246,9 +253,11 @@ fn create(
     if kernel.full_subgroups {
         stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS);
     }
-    // Where the driver could choose, kernels get the size that they were compiled for.
+    // Where the driver could choose, kernels get the size that they were compiled for. One that counts on no size runs on
+    // devices that do not have it, too; `fit` saw to the others.
     let support = &device.support;
-    if support.size_control && (kernel.full_subgroups || support.varying_subgroups) {
+    let same = plan.limits.subgroup_size == device.info.profile.limits.subgroup_size;
+    if support.size_control && (kernel.full_subgroups || support.varying_subgroups && same) {
         stage = stage.push_next(&mut size);
     }
     let info = vk::ComputePipelineCreateInfo::default()

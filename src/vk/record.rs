@@ -195,7 +195,7 @@ impl Recording {
         };
         Ok(ticks
             .iter()
-            .map(|tick| tick.wrapping_sub(*first) as f64 * period)
+            .map(|tick| (tick.wrapping_sub(*first) & self.device.timestamp_mask) as f64 * period)
             .collect())
     }
 

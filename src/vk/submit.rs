@@ -2,7 +2,7 @@
 //! of a forward waits for the one before.
 //!
 //! Waiting sleeps through most of a long forward, asks again and again around its end, and then blocks: see
-//! [`Patience`]. It never blocks without a time-out.
+//! [`Patience`]. All waiting has a time-out; whether the queue is idle is asked only behind that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

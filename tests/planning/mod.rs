@@ -286,7 +286,7 @@ pub fn attempt(
     let (kernels, lowered) = stand_ins(graphs);
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let placement = pack(&pairs, &profile.limits, &Reads::default())?;
+    let placement = pack(&pairs, &profile.limits, &Reads::default(), 0)?;
     let entries: Vec<_> = pairs
         .iter()
         .zip(&lowered)

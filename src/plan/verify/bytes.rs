@@ -73,6 +73,13 @@ impl<T: Copy> Bytes<T> {
         })
     }
 
+    /// Adds all that `other` has, over what is here, and leaves that empty.
+    pub(super) fn take(&mut self, other: &mut Self) {
+        for (arena, range, note) in std::mem::take(other).all() {
+            self.set(arena, &range, note);
+        }
+    }
+
     /// Forgets everything in an arena.
     pub(super) fn forget(&mut self, arena: ArenaId) {
         self.arenas.remove(&arena);

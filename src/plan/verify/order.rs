@@ -1,6 +1,8 @@
 //! Part 4 of the proof: barriers. Accesses that no barrier has settled are kept by byte range; every new access is
 //! compared with them. A barrier for guards settles everything; a memory barrier all but what guards were asked, and
 //! an execution barrier reads only, since it makes no write visible. A cut settles nothing here, which asks for more than Vulkan does.
+//! A relay settles for its chain alone, whose passes wait one for the other: a pass of the next wave that does not wait in its
+//! own code meets all of the chain, unless a barrier stands between.
 //!
 //! What an entry leaves unsettled is handed to every entry, itself included, with the other parity, and to its own next
 //! round with the same parity if it runs several, until no byte is added: then every sequence has been covered.
@@ -19,6 +21,9 @@ type Who = (usize, PassId);
 struct Unsettled {
     writes: Bytes<Who>,
     reads: Bytes<Who>,
+    /// What a relay has settled for the passes of its chain, and for nobody else.
+    relayed_writes: Bytes<Who>,
+    relayed_reads: Bytes<Who>,
     /// Writes to guards since the last barrier for guards, and decisions by them.
     guards: Bytes<Who>,
     decisions: Bytes<Who>,
@@ -31,6 +36,8 @@ impl Unsettled {
         for (mine, theirs) in [
             (&mut self.writes, &other.writes),
             (&mut self.reads, &other.reads),
+            (&mut self.relayed_writes, &other.relayed_writes),
+            (&mut self.relayed_reads, &other.relayed_reads),
             (&mut self.guards, &other.guards),
             (&mut self.decisions, &other.decisions),
         ] {
@@ -47,12 +54,21 @@ impl Unsettled {
     fn settle(&mut self, barrier: Barrier) {
         match barrier {
             Barrier::Guard => *self = Self::default(),
-            // That the passes on both sides do keep to it is shown by `relay`.
-            Barrier::Memory | Barrier::Relay => {
+            Barrier::Memory => {
                 self.writes = Bytes::default();
                 self.reads = Bytes::default();
+                self.relayed_writes = Bytes::default();
+                self.relayed_reads = Bytes::default();
             }
-            Barrier::Execution => self.reads = Bytes::default(),
+            Barrier::Execution => {
+                self.reads = Bytes::default();
+                self.relayed_reads = Bytes::default();
+            }
+            // That the passes on both sides do keep to it is shown by `relay`.
+            Barrier::Relay => {
+                self.relayed_writes.take(&mut self.writes);
+                self.relayed_reads.take(&mut self.reads);
+            }
             // Its second half is the host: later passes do not wait for it.
             Barrier::Host => {}
         }
@@ -147,17 +163,31 @@ fn run(
     found: &mut Found,
 ) -> Unsettled {
     let entry = &plan.entries[index];
+    let mut in_chain = false;
     for step in &entry.steps {
         match step {
-            Step::Cut => {}
-            Step::Barrier(barrier) => unsettled.settle(*barrier),
-            Step::Dispatch(pass) => dispatch(plan, (index, *pass), parity, &mut unsettled, found),
+            Step::Cut => in_chain = false,
+            Step::Barrier(barrier) => {
+                unsettled.settle(*barrier);
+                in_chain = *barrier == Barrier::Relay;
+            }
+            Step::Dispatch(pass) => {
+                let who = (index, *pass);
+                dispatch(plan, who, parity, in_chain, &mut unsettled, found);
+            }
         }
     }
     unsettled
 }
 
-fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found: &mut Found) {
+fn dispatch(
+    plan: &Plan,
+    who: Who,
+    parity: u64,
+    in_chain: bool,
+    unsettled: &mut Unsettled,
+    found: &mut Found,
+) {
     let entry = &plan.entries[who.0];
     let info = &entry.passes[who.1];
     decide(plan, who, unsettled, found);
@@ -168,11 +198,14 @@ fn dispatch(plan: &Plan, who: Who, parity: u64, unsettled: &mut Unsettled, found
             let (piece, by) = of.pieces(tensor.arena, &range).next()?;
             Some((piece, by, did))
         };
+        let relayed = |of, did| (!in_chain).then(|| first(of, did)).flatten();
         let before_writing = || {
             first(&unsettled.reads, "reads")
+                .or_else(|| relayed(&unsettled.relayed_reads, "reads"))
                 .or_else(|| first(&unsettled.decisions, "may be left out, as is decided by"))
         };
         let conflict = first(&unsettled.writes, "wrote")
+            .or_else(|| relayed(&unsettled.relayed_writes, "wrote"))
             .or_else(|| bind.access.writes().then(before_writing).flatten());
         if let Some((piece, by, did)) = conflict {
             let earlier = &plan.entries[by.0];
