@@ -19,9 +19,9 @@
 #![cfg(all(feature = "gpu", feature = "shaderc"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -249,6 +249,104 @@ fn prompts_that_cannot_be_continued_are_refused_before_any_work() {
     refused(&["--raw", "--ctx", "32", "--prompt", &long], "--ctx");
     refused(&["--ctx", "9000", "--prompt", "a"], "8192 positions");
     refused(&["--prompt", "a", "--prompts", "b"], "cannot be used with");
+    refused(&["--prompt", "a", "--jsonl", "b"], "cannot be used with");
+    refused(&["--chat", "--jsonl", "b"], "cannot be used with");
+    refused(&["--prompt", "a", "--set", "ctx=32"], "--ctx gives both");
+}
+
+/// A chat with these lines as turns.
+fn chat(lines: &[u8], arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .args(["generate", "--color=never", "--chat", "--model"])
+        .arg(model("smollm2"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever ends early does not read it all.
+    let _ = command.stdin.take().unwrap().write_all(lines);
+    command.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_chat_ends_with_its_lines_and_says_what_it_cannot_read() {
+    let output = chat(b"", &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("decode 0 tokens") && !said.contains("interrupted"),
+        "{said}"
+    );
+
+    let output = chat(b"\n\xff\n", &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("standard input: line 2 is not UTF-8"),
+        "{said}"
+    );
+
+    let long = [&b"word ".repeat(80)[..], b"\nHi\n"].concat();
+    let output = chat(&long, &["--ctx", "64"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("and its context 64 (--ctx N asks for more)"),
+        "{said}"
+    );
+}
+
+/// What was written until then stays, and the exit code tells it from a text that has ended.
+#[test]
+#[cfg(unix)]
+fn an_interruption_is_no_end() {
+    let mut running = Command::new(env!("CARGO_BIN_EXE_graphc"))
+        .args([
+            "generate",
+            "--color=never",
+            "--raw",
+            "--prompt",
+            "1, 2, 3,",
+            "-n",
+            "4000",
+            "--model",
+        ])
+        .arg(model("smollm2"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    let mut out = running.stdout.take().unwrap();
+    out.read_exact(&mut first).unwrap();
+    let pid = running.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let output = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("; interrupted"), "{said}");
+    assert!(rest.ends_with('\n'), "{rest:?}");
+}
+
+#[test]
+fn every_fusion_rule_can_be_switched_off() {
+    let all = [
+        "--raw",
+        "--prompt",
+        "1, 2, 3,",
+        "-n",
+        "2",
+        "--no-fusion",
+        "all",
+    ];
+    let output = graphc("smollm2", &all);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]

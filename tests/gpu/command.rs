@@ -95,6 +95,128 @@ fn bench_compiles_a_graph_for_several_entries() {
     }
 }
 
+/// Exit code 2, and one line that has these words.
+fn refused(args: &[&str], words: &[&str]) {
+    let output = graphc(args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    for word in words {
+        assert!(said.contains(word), "{args:?}: no {word:?} in {said}");
+    }
+    assert!(output.stdout.is_empty(), "{args:?}");
+}
+
+#[test]
+fn what_a_plan_file_has_settled_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chain.plan");
+    std::fs::write(&file, codec::encode(&plans::chain()).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    for option in [
+        "--set=a=1",
+        "--dtype=f16",
+        "--weights=int4",
+        "--device-memory-limit=1GiB",
+        "--no-fusion=all",
+        "--max-submit-ms=5",
+    ] {
+        let name = option.split('=').next().unwrap();
+        refused(
+            &["bench", file, option],
+            &["chain.plan", name, "comes too late"],
+        );
+    }
+    refused(
+        &["bench", file, "--context", "5"],
+        &["--context 5", "no `ctx`"],
+    );
+    for command in ["tune", "watch"] {
+        refused(&[command, file], &["chain.plan", "needs the graph"]);
+    }
+    // Not read to its end, which it does not have.
+    refused(&["bench", "/dev/zero"], &["/dev/zero", "not a plan"]);
+    refused(&["diff", "/dev/zero", file], &["/dev/zero", "not a plan"]);
+}
+
+/// Without `--entry` a graph's first one is measured, and caches must have room for what stands before it.
+#[test]
+fn bench_of_a_language_model() {
+    let mut args = vec!["bench", "graphs/models/llama.ron", "--json", "--runs", "1"];
+    let sizes = [
+        "layers=1",
+        "d_model=64",
+        "d_ff=64",
+        "heads=2",
+        "kv_heads=1",
+        "vocab=30",
+        "ctx=64",
+        "max_positions=64",
+        "eps=1e-5",
+        "theta=1e4",
+    ];
+    sizes.iter().for_each(|size| args.extend(["--set", size]));
+    args.extend(["--dtype", "f16", "--context", "48"]);
+    let figures = json(&args);
+    assert_eq!(figures.as_array().unwrap().len(), 1);
+    assert_eq!(figures[0]["entry"], "decode");
+    let last = args.len() - 1;
+    args[last] = "49";
+    refused(
+        &args,
+        &["`decode`", "16 tokens", "the 49 of --context", "64 places"],
+    );
+}
+
+/// Made-up inputs have the type that they are declared with.
+#[test]
+fn bench_makes_numbers_of_every_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sum.ron");
+    let text = r#"Graph(
+        name: "sum", params: {}, dtypes: { "act": "f32", "weight": "f32" },
+        inputs: { "x": Tensor("act", ["100"]) },
+        body: [Pass(kernel: "add", in: { "a": "x", "b": "x" }, out: { "y": "y" })],
+        outputs: ["y"],
+    )"#;
+    std::fs::write(&file, text).unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    for dtype in ["f32", "f16"] {
+        let file = file.to_str().unwrap();
+        let args = [
+            "bench", file, "--root", root, "--json", "--runs", "1", "--dtype", dtype,
+        ];
+        assert_eq!(json(&args).as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn where_a_result_cannot_go_is_said_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("no/such/file");
+    let nowhere = nowhere.to_str().unwrap();
+    for args in [
+        &["roof", "-o", nowhere][..],
+        &["tune", "graphs/models/bert.ron", "-o", nowhere],
+        &["profile", "no.plan", "--html", nowhere],
+        &["profile", "no.plan", "--trace", nowhere],
+    ] {
+        let output = graphc(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("there is no folder"), "{args:?}: {said}");
+    }
+    // What cannot be read cannot be kept.
+    let latin = folder.path().join("latin.ron");
+    std::fs::write(&latin, b"// f\xfcr mich\n").unwrap();
+    let name = latin.to_str().unwrap();
+    refused(&["roof", "-o", name], &["latin.ron", "not UTF-8"]);
+    refused(
+        &["tune", "graphs/models/bert.ron", "-o", name],
+        &["latin.ron", "not UTF-8"],
+    );
+    assert_eq!(std::fs::read(&latin).unwrap(), b"// f\xfcr mich\n");
+}
+
 #[test]
 fn profile_tells_passes_and_waves_apart() {
     let folder = tempfile::tempdir().unwrap();

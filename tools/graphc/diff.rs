@@ -7,7 +7,7 @@ use graphc::report::{Profile, diff};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, verify};
 
 /// Arguments of `diff`.
 #[derive(clap::Args)]
@@ -46,8 +46,7 @@ pub fn run(args: Args, _: &Context) -> Result<(), Failure> {
 
 fn read(path: &Path) -> Result<Kind, Failure> {
     let shown = path.display();
-    let bytes = std::fs::read(path)
-        .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
+    let bytes = verify::read(path)?;
     let unusable = |error: String| Failure::bad_input(format!("cannot use `{shown}`: {error}"));
     if bytes.trim_ascii_start().first() == Some(&b'{') {
         let text = String::from_utf8_lossy(&bytes);

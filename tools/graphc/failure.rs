@@ -8,6 +8,9 @@ use graphc::span::SourceMap;
 
 use crate::context::Context;
 
+/// The exit code of what Ctrl-C ended, as shells have it.
+pub const INTERRUPTED: i32 = 130;
+
 /// Why a command stopped.
 pub enum Failure {
     /// What was asked for failed (exit code 1).
@@ -18,6 +21,8 @@ pub enum Failure {
     Diagnosed(Diagnostics, SourceMap),
     /// The reader of standard output has gone: nothing is wrong and nobody listens.
     BrokenPipe,
+    /// Somebody asked it to stop, and what was there until then was written ([`INTERRUPTED`]).
+    Interrupted,
 }
 
 impl Failure {
@@ -43,6 +48,7 @@ impl Failure {
     pub fn report(self, context: &Context) -> ExitCode {
         let (text, code) = match self {
             Self::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Interrupted => return ExitCode::from(INTERRUPTED as u8),
             Self::Diagnosed(problems, sources) => (problems.render(&sources, context.color), 2),
             Self::Failed(message) => (context.error_line(&message), 1),
             Self::BadInput(message) => (context.error_line(&message), 2),

@@ -1,9 +1,9 @@
 //! `graphc generate`: prompts in, continuations out as they come.
 
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufReader, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use graphc::model::chat::{ChatError, ChatTemplate, Message};
@@ -19,8 +19,8 @@ use graphc::run::RunError;
 use serde_json::json;
 
 use crate::context::Context;
-use crate::failure::Failure;
-use crate::language::{Language, LanguageArgs};
+use crate::failure::{Failure, INTERRUPTED};
+use crate::language::{DecodeArgs, Language, LanguageArgs};
 use crate::model::ModelArgs;
 use crate::output;
 use crate::tracy::TracyArgs;
@@ -40,6 +40,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     language: LanguageArgs,
+    #[command(flatten)]
+    decode: DecodeArgs,
     /// Text to answer or continue [default: standard input]
     #[arg(long, short, value_name = "TEXT", conflicts_with_all = ["prompts", "chat"])]
     prompt: Option<String>,
@@ -47,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     prompts: Option<PathBuf>,
     /// The lines of --prompts are JSON objects, and this field of each is the prompt
-    #[arg(long, value_name = "FIELD", requires = "prompts")]
+    #[arg(long, value_name = "FIELD", requires = "prompts", conflicts_with_all = ["prompt", "chat"])]
     jsonl: Option<String>,
     /// Talk: each line of standard input is a turn
     #[arg(long, conflicts_with_all = ["raw", "json"])]
@@ -98,7 +100,7 @@ fn probability(text: &str) -> Result<f32, String> {
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let _watched = args.tracy.start(context)?;
     let start = Instant::now();
-    let language = Language::open(&args.model, &args.language, context)?;
+    let language = Language::open(&args.model, &args.language, &args.decode, context)?;
     let template = match args.raw {
         true => None,
         false => match ChatTemplate::of(language.metadata()) {
@@ -197,9 +199,9 @@ fn prompts(args: &Args) -> Result<Vec<String>, Failure> {
         None => {
             let mut text = String::new();
             let mut input = std::io::stdin().take(MAX_PROMPT_BYTES + 1);
-            input
-                .read_to_string(&mut text)
-                .map_err(Failure::bad_input)?;
+            input.read_to_string(&mut text).map_err(|error| {
+                Failure::bad_input(format!("cannot read the prompt on standard input: {error}"))
+            })?;
             if text.len() as u64 > MAX_PROMPT_BYTES {
                 return Err(Failure::bad_input(format!(
                     "the prompt is longer than {MAX_PROMPT_BYTES} bytes"
@@ -267,8 +269,11 @@ fn once(work: &Work, prompts: Vec<String>, args: &Args, context: &Context) -> Re
     check(&sequences, shape.context).map_err(failure)?;
     let (mut runner, times) = work.language.runner(&shape, context)?;
     let loaded = work.start.elapsed();
-    let interrupted = interruption();
+    let interrupted = interruption(&Arc::default());
     let (report, texts) = work.write(&mut runner, &shape, &sequences, &interrupted, !args.json)?;
+    let whole = texts
+        .iter()
+        .all(|row| row.finish.is_some_and(|how| how != Finish::Interrupted));
     if args.json {
         let rows = sequences.iter().zip(&prompts).zip(&texts);
         let rows: Vec<_> = rows
@@ -310,16 +315,16 @@ fn once(work: &Work, prompts: Vec<String>, args: &Args, context: &Context) -> Re
             ));
         }
     }
-    say(&report, loaded, context);
-    Ok(())
+    say(&report, loaded, !whole, context);
+    if whole {
+        Ok(())
+    } else {
+        Err(Failure::Interrupted)
+    }
 }
 
-fn say(report: &Report, loaded: Duration, context: &Context) {
-    let interrupted = if report.sequences == 0 {
-        "; interrupted"
-    } else {
-        ""
-    };
+fn say(report: &Report, loaded: Duration, interrupted: bool, context: &Context) {
+    let interrupted = if interrupted { "; interrupted" } else { "" };
     context.say(&format!(
         "load {:.2} s; prompt {} tokens, {:.1} tok/s; decode {} tokens, {:.1} tok/s{interrupted}",
         loaded.as_secs_f64(),
@@ -330,16 +335,18 @@ fn say(report: &Report, loaded: Duration, context: &Context) {
     ));
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn interruption() -> Arc<AtomicBool> {
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once, and so does the first one while `idle` is set.
+fn interruption(idle: &Arc<AtomicBool>) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     #[cfg(unix)]
     {
         use signal_hook::consts::{SIGINT, SIGTERM};
         for signal in [SIGINT, SIGTERM] {
             // Without the handlers a signal ends the program as always.
-            let _ =
-                signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag));
+            for flag in [&flag, idle] {
+                let flag = Arc::clone(flag);
+                let _ = signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, flag);
+            }
             let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
         }
     }
@@ -444,14 +451,25 @@ fn talk(work: &Work, args: &Args, context: &Context) -> Result<(), Failure> {
     let mut messages = system(args);
     let mut cache: Vec<u32> = vec![];
     let mut all = Report::default();
-    let interrupted = interruption();
-    for (line, turn) in input.lock().lines().zip(0..) {
-        let line = line.map_err(Failure::bad_input)?;
+    let idle = Arc::new(AtomicBool::new(true));
+    let interrupted = interruption(&idle);
+    let mut stopped = false;
+    for (line, turn) in Texts::new(input.lock(), None).zip(0..) {
+        let line = line.map_err(|error| Failure::bad_input(format!("standard input: {error}")))?;
         if line.is_empty() {
             continue;
         }
+        idle.store(false, Ordering::Relaxed);
         messages.push(Message::user(&line));
         let prompt = work.encode(&messages)?;
+        if prompt.len() >= shape.context as usize {
+            context.say(&format!(
+                "with this turn the chat has {} tokens, and its context {} (--ctx N asks for more)",
+                prompt.len(),
+                shape.context
+            ));
+            break;
+        }
         let cached = prompt
             .iter()
             .zip(&cache)
@@ -487,12 +505,20 @@ fn talk(work: &Work, args: &Args, context: &Context) -> Result<(), Failure> {
                 ));
                 break;
             }
-            Some(Finish::Interrupted) => break,
+            Some(Finish::Interrupted) => {
+                stopped = true;
+                break;
+            }
             _ => {}
         }
+        idle.store(true, Ordering::Relaxed);
     }
-    say(&all, loaded, context);
-    Ok(())
+    say(&all, loaded, stopped, context);
+    if stopped {
+        Err(Failure::Interrupted)
+    } else {
+        Ok(())
+    }
 }
 
 fn add(all: &mut Report, turn: &Report) {

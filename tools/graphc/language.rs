@@ -40,6 +40,11 @@ pub struct LanguageArgs {
     /// Element type of the cache of keys and values; int8 has a scale for every 32 elements of a head
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
     kv: String,
+}
+
+/// How it writes.
+#[derive(clap::Args, Default)]
+pub struct DecodeArgs {
     /// Decode steps of a submit [default: chosen for the device]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOKENS_PER_SUBMIT)))]
     tokens_per_submit: Option<u32>,
@@ -82,9 +87,18 @@ impl Language {
     pub fn open(
         model: &ModelArgs,
         args: &LanguageArgs,
+        decode: &DecodeArgs,
         context: &Context,
     ) -> Result<Self, Failure> {
         let model = Model::open(model, "tokens", context)?;
+        let sized = [("ctx", "--ctx"), ("slots", "`graphc generate --batch`")];
+        let mut sized = sized.into_iter();
+        if let Some((name, flag)) = sized.find(|(name, _)| model.request().set.contains_key(*name))
+        {
+            return Err(Failure::bad_input(format!(
+                "`--set {name}=..` would give the caches another size than texts are cut by; {flag} gives both"
+            )));
+        }
         let tokenizer = TextTokenizer::of(model.metadata())
             .map_err(|error| Failure::coded(error.code(), &error))?;
         let native = match args.weights.as_str() {
@@ -109,8 +123,8 @@ impl Language {
                 ctx: args.ctx,
                 weights: args.weights.clone(),
                 kv: args.kv.clone(),
-                steps: args.tokens_per_submit,
-                batch: args.batch,
+                steps: decode.tokens_per_submit,
+                batch: decode.batch,
             },
         })
     }

@@ -63,7 +63,7 @@ use context::{Context, Global};
     version,
     propagate_version = true,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 what was asked for failed, 2 bad input or usage.\n\
+    after_help = "Exit codes: 0 done, 1 what was asked for failed, 2 bad input or usage, 130 interrupted.\n\
                   `graphc help COMMAND` has the details of a command, `graphc explain CODE` of an error."
 )]
 struct Cli {

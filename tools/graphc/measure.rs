@@ -5,8 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use graphc::dtype::DType;
 use graphc::plan::{Entry, Plan, Step};
 use graphc::run::{EntryId, Output, RunError, Session, Slot, Ticket, Timing};
+use half::{bf16, f16};
 
 use crate::failure::Failure;
 
@@ -140,11 +142,7 @@ pub fn failed(error: RunError) -> Failure {
 }
 
 /// Runs an entry until clocks have risen and pages are touched.
-pub fn warm_up(
-    session: &mut Session,
-    entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
-) -> Result<(), RunError> {
+pub fn warm_up(session: &mut Session, entry: EntryId, inputs: &[Input]) -> Result<(), RunError> {
     let start = Instant::now();
     let mut runs = 0;
     while start.elapsed() < LONG && (runs < WARM_UP_RUNS || start.elapsed() < WARM_UP) {
@@ -158,7 +156,7 @@ fn step_times(
     session: &mut Session,
     info: &Entry,
     entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
+    inputs: &[Input],
 ) -> Result<Vec<(String, Duration)>, RunError> {
     session.set_timing(Timing::Steps)?;
     warm_up(session, entry, inputs)?;
@@ -180,18 +178,14 @@ fn nanoseconds(time: f64) -> Duration {
 pub fn forward<'s>(
     session: &'s mut Session,
     entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
+    inputs: &[Input],
 ) -> Result<Output<'s>, RunError> {
     let ticket = submit(session, entry, inputs)?;
     session.wait(ticket)
 }
 
 /// Submits a forward.
-pub fn submit(
-    session: &mut Session,
-    entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
-) -> Result<Ticket, RunError> {
+pub fn submit(session: &mut Session, entry: EntryId, inputs: &[Input]) -> Result<Ticket, RunError> {
     write(session, entry, inputs)?.submit()
 }
 
@@ -200,23 +194,40 @@ pub fn submit(
 fn write<'s>(
     session: &'s mut Session,
     entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
+    inputs: &[Input],
 ) -> Result<Slot<'s>, RunError> {
     let mut slot = session.begin(entry)?;
     let padded = inputs.iter().any(|(name, _)| name == "spans");
     let kept = padded && slot.again();
-    for (name, words) in inputs {
+    for (name, elements) in inputs {
         if kept && name == "positions" {
             continue;
         }
-        slot.input::<u32>(name)?.copy_from_slice(words);
+        match elements {
+            Elements::Words(all) => slot.input(name)?.copy_from_slice(all),
+            Elements::Halves(all) => slot.input(name)?.copy_from_slice(all),
+            Elements::Bytes(all) => slot.input(name)?.copy_from_slice(all),
+        }
     }
     Ok(slot)
 }
 
-/// Inputs of an entry as 4-byte words: token ids at random within the vocabulary, every sequence at its full length.
-/// Language models decode greedily and never stop.
-pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>)> {
+/// The elements of an input, as they are stored.
+pub enum Elements {
+    /// Of four bytes each.
+    Words(Vec<u32>),
+    /// Of two.
+    Halves(Vec<u16>),
+    /// Of one.
+    Bytes(Vec<u8>),
+}
+
+/// An input of a forward by name.
+pub type Input = (String, Elements);
+
+/// Inputs of an entry: token ids at random within the vocabulary, every sequence at its full length; numbers from -1 to 1
+/// where elements are no integers. Language models decode greedily and never stop.
+pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
     let dim = |name: &str| {
         let found = entry
             .dims
@@ -244,8 +255,8 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>
         .iter()
         .map(|id| {
             let tensor = &entry.tensors[*id];
-            let words = u32::try_from(tensor.bytes / 4).unwrap_or(0);
-            let word = |at: u32| match tensor.name.as_str() {
+            let count = u32::try_from(tensor.bytes / tensor.dtype.bytes().max(1)).unwrap_or(0);
+            let word = |at: u32, random: u64| match tensor.name.as_str() {
                 "positions" => context.saturating_add(at % seq),
                 "spans" if at.is_multiple_of(2) => at / 2 * seq,
                 "spans" => seq,
@@ -254,9 +265,27 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<(String, Vec<u32>
                 "flow" if at.is_multiple_of(2) => 1,
                 "flow" | "stops" => u32::MAX,
                 "sampling" | "seeds" => 0,
-                _ => (random() % u64::from(vocab)) as u32,
+                _ => (random % u64::from(vocab)) as u32,
             };
-            (tensor.name.clone(), (0..words).map(word).collect())
+            let number = |random: u64| (random >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
+            let elements = match tensor.dtype {
+                DType::F32 => {
+                    Elements::Words((0..count).map(|_| number(random()).to_bits()).collect())
+                }
+                DType::F16 => {
+                    let half = |value| f16::from_f32(value).to_bits();
+                    Elements::Halves((0..count).map(|_| half(number(random()))).collect())
+                }
+                DType::Bf16 => {
+                    let half = |value| bf16::from_f32(value).to_bits();
+                    Elements::Halves((0..count).map(|_| half(number(random()))).collect())
+                }
+                dtype if dtype.bytes() != 4 => {
+                    Elements::Bytes((0..tensor.bytes).map(|_| random() as u8).collect())
+                }
+                _ => Elements::Words((0..count).map(|at| word(at, random())).collect()),
+            };
+            (tensor.name.clone(), elements)
         })
         .collect()
 }

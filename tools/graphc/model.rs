@@ -1,7 +1,7 @@
 //! The flags that name a model, and the way from a model's folder to a session on a device. Shared by the commands
 //! that run one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,12 +119,6 @@ impl Model {
                 .into(),
             native: None,
         };
-        let off: BTreeSet<String> = args.no_fusion.iter().cloned().collect();
-        let fusion = FuseOptions {
-            none: off.contains("all"),
-            off,
-            ..FuseOptions::default()
-        };
         Ok(Self {
             metadata,
             sources,
@@ -134,7 +128,7 @@ impl Model {
             device: args.device.clone(),
             labels: args.labels,
             request,
-            fusion,
+            fusion: request::fusion(&args.no_fusion),
         })
     }
 

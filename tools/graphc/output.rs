@@ -35,6 +35,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Says before the work, and not behind it, that a result could not be written there.
+pub fn writable(path: &Path) -> Result<(), Failure> {
+    Place::of(Some(path)).map(drop)
+}
+
 /// Where a result goes.
 pub enum Place {
     /// Standard output, a device or a pipe: what is written is gone.

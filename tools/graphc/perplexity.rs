@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::generate::failure;
-use crate::language::{Language, LanguageArgs};
+use crate::language::{DecodeArgs, Language, LanguageArgs};
 use crate::model::ModelArgs;
 use crate::output;
 
@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Scores.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let language = Language::open(&args.model, &args.language, context)?;
+    let language = Language::open(&args.model, &args.language, &DecodeArgs::default(), context)?;
     let shown = args.file.display();
     let bytes =
         graphc::weights::read_bounded(&args.file, MAX_TEXT_BYTES).map_err(Failure::bad_input)?;

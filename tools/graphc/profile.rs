@@ -51,6 +51,9 @@ pub struct Args {
 
 /// Measures and prints.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    for path in args.trace.iter().chain(&args.html) {
+        output::writable(path)?;
+    }
     let Subject {
         mut session,
         plan,
@@ -85,6 +88,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         profiles.push((index, profile, measured));
     }
     bar.finish_and_clear();
+    for (number, (_, profile, _)) in profiles.iter().enumerate() {
+        output::print(&printed(&args, profile, shape, number > 0)?)?;
+    }
     if let Some(path) = &args.trace {
         let traced: Vec<Traced<'_>> = profiles
             .iter()
@@ -110,9 +116,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let sources = sources(&map, &plan, context);
         output::write(path, page(&plan, &entries, &sources).as_bytes())?;
         context.say(&format!("wrote `{}`", path.display()));
-    }
-    for (number, (_, profile, _)) in profiles.iter().enumerate() {
-        output::print(&printed(&args, profile, shape, number > 0)?)?;
     }
     Ok(())
 }

@@ -133,13 +133,17 @@ impl GraphArgs {
 
     /// The rules to leave out.
     pub fn fusion(&self) -> FuseOptions {
-        let (all, named): (Vec<&String>, Vec<&String>) =
-            self.no_fusion.iter().partition(|rule| *rule == "all");
-        FuseOptions {
-            off: named.into_iter().cloned().collect(),
-            none: !all.is_empty(),
-            ..FuseOptions::default()
-        }
+        fusion(&self.no_fusion)
+    }
+}
+
+/// What `--no-fusion` says: rules by name, or `all`.
+pub fn fusion(off: &[String]) -> FuseOptions {
+    let (all, named): (Vec<&String>, Vec<&String>) = off.iter().partition(|rule| *rule == "all");
+    FuseOptions {
+        off: named.into_iter().cloned().collect(),
+        none: !all.is_empty(),
+        ..FuseOptions::default()
     }
 }
 

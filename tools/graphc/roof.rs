@@ -3,7 +3,7 @@
 //! The kernels are ordinary ones under `shaders/roof`, the graphs are written here: big reads and copies, chains of
 //! products in registers, chains of passes with next to nothing to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use graphc::compile::{Job, compile};
@@ -21,6 +21,9 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::measure::{failed, forward, warm_up};
 use crate::{model, output, shaders};
+
+/// The largest profile that is read.
+const MAX_PROFILE_BYTES: u64 = 16 << 20;
 
 /// Arguments of `roof`.
 #[derive(clap::Args)]
@@ -56,6 +59,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         describe(args.device.as_deref()).map_err(|error| Failure::coded(error.code(), &error))?;
     let sources = context.sources()?;
     let tuned = model::tuned(&info, &sources)?;
+    let (name, default) = profile_file(&info, &tuned, &sources);
+    let path = args.output.clone().unwrap_or(default);
+    // What stands in the way of the result is said before the minutes that it takes.
+    let here = existing(&path)?;
+    if !args.dry_run {
+        output::writable(&path)?;
+    }
     let bench = Bench {
         context,
         sources: &sources,
@@ -69,9 +79,6 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if bench.lanes()? {
         features.insert(Feature::CoopmatLanes);
     }
-    let (name, default) = profile_file(&info, &tuned, &sources);
-    let path = args.output.clone().unwrap_or(default);
-    let here = std::fs::read_to_string(&path).ok();
     let note = format!(
         "Measured by `graphc roof` on {} ({}).",
         info.name, info.driver
@@ -79,7 +86,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let text = match here {
         Some(text) => profile::edit::with_roofs(&text, &roofs, &note)
             .and_then(|text| profile::edit::with_measured_features(&text, &features))
-            .map_err(Failure::bad_input)?,
+            .map_err(|error| Failure::bad_input(format!("`{}`: {error}", path.display())))?,
         None => profile::edit::fresh(
             &DeviceProfile {
                 name,
@@ -96,6 +103,26 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     output::write(&path, text.as_bytes())?;
     context.say(&format!("wrote `{}`", path.display()));
     Ok(())
+}
+
+/// The text of the profile at this path, if there is a file.
+pub fn existing(path: &Path) -> Result<Option<String>, Failure> {
+    // A device or a pipe holds no profile to begin with.
+    if std::fs::metadata(path).map_or_else(
+        |error| error.kind() == std::io::ErrorKind::NotFound,
+        |found| !found.is_file() && !found.is_dir(),
+    ) {
+        return Ok(None);
+    }
+    let bytes =
+        graphc::weights::read_bounded(path, MAX_PROFILE_BYTES).map_err(Failure::bad_input)?;
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let at = error.utf8_error().valid_up_to() + 1;
+        Failure::bad_input(format!(
+            "`{}` is not UTF-8 (its byte {at} is not), so what it holds could not be kept",
+            path.display()
+        ))
+    })
 }
 
 /// The name and the file of the device's profile: that of the profile which describes it, else a new one.

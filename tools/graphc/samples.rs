@@ -10,7 +10,7 @@ use graphc::report::Samples;
 use graphc::report::trace::Forward;
 use graphc::run::{EntryId, RunError, Session, Timing};
 
-use crate::measure::{inputs, submit, warm_up};
+use crate::measure::{Input, inputs, submit, warm_up};
 
 /// What was measured of an entry.
 pub struct Measured {
@@ -66,7 +66,7 @@ pub fn measure(
 fn series(
     session: &mut Session,
     entry: EntryId,
-    inputs: &[(String, Vec<u32>)],
+    inputs: &[Input],
     timing: Timing,
     runs: u32,
     start: Instant,

@@ -12,6 +12,7 @@ use graphc::plan::{Entry, Plan, codec};
 use graphc::run::{Session, SessionOptions};
 use graphc::sources::FsSources;
 use graphc::span::SourceMap;
+use graphc::text;
 use graphc::vk::device::{DeviceInfo, describe};
 use graphc::weights::{RandomWeights, Weights};
 
@@ -19,18 +20,20 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::measure::SEED;
 use crate::request::{EntryArg, GraphArgs};
-use crate::{model, request, shaders};
+use crate::{model, request, shaders, verify};
 
 /// What is measured, and where.
 #[derive(clap::Args)]
 pub struct SubjectArgs {
-    /// Graph file, or a plan that `graphc compile -o` made [default: the graph that accepts the model]
+    /// Graph file, or for `bench` and `profile` a plan that `graphc compile -o` made [default: the graph that accepts the
+    /// model]
     #[arg(value_name = "GRAPH.ron|FILE.plan", required_unless_present = "model")]
     pub file: Option<PathBuf>,
     /// GGUF file, model folder, or hf:org/name from the local Hugging Face cache; without it, weights are made up
     #[arg(long, value_name = "FILE.gguf|DIR")]
     pub model: Option<String>,
-    /// A shape: dimensions, or the name of an entry [repeatable; default: all of a plan, else batch=1,seq=32]
+    /// A shape: dimensions, or the name of an entry [repeatable; default: all of a plan, else the graph's first entry, or
+    /// batch=1,seq=32 if it names none]
     #[arg(long = "entry", value_name = "batch=32,seq=512", value_parser = request::entry)]
     pub entry: Vec<EntryArg>,
     /// Element type of activations and weights [default: the graph's]
@@ -112,7 +115,7 @@ impl SubjectArgs {
     /// The plan of these arguments.
     pub fn planned(&self, context: &Context) -> Result<Planned, Failure> {
         match &self.file {
-            Some(file) if file.extension().is_none_or(|ending| ending != "ron") => Ok(Planned {
+            Some(file) if is_plan(file) => Ok(Planned {
                 plan: read(self, file)?,
                 map: SourceMap::default(),
             }),
@@ -130,6 +133,9 @@ impl SubjectArgs {
     /// Opens the device and puts the plan with its weights there.
     pub fn start(&self, planned: Planned, context: &Context) -> Result<Subject, Failure> {
         let chosen = chosen(self, &planned.plan)?;
+        for index in &chosen {
+            fits_context(&planned.plan, &planned.plan.entries[*index], self.context)?;
+        }
         let plan = Arc::new(planned.plan);
         let weights = match self.folder()? {
             Some(folder) if !self.random_weights => model::packed(&folder, &plan, context)?,
@@ -148,6 +154,17 @@ impl SubjectArgs {
             chosen,
             map: planned.map,
         })
+    }
+
+    /// An error where a plan was named, of which only a graph can be made anew.
+    pub fn must_be_graph(&self, command: &str) -> Result<(), Failure> {
+        match &self.file {
+            Some(file) if is_plan(file) => Err(Failure::bad_input(format!(
+                "`{}` is no .ron file: `graphc {command}` compiles again and again, and needs the graph",
+                file.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The device, without opening it.
@@ -192,10 +209,10 @@ impl SubjectArgs {
     ) -> Result<Result<Plan, Diagnostics>, Failure> {
         let (sources, graph) = self.graph(context)?;
         let entry = if self.entry.is_empty() {
-            let dims = [("batch", 1), ("seq", 32)];
-            vec![EntryArg::Dims(
-                dims.map(|(name, size)| (name.into(), size)).into(),
-            )]
+            match usual_entry(&graph, &sources) {
+                Ok(entry) => vec![entry],
+                Err(problems) => return Ok(Err(problems)),
+            }
         } else {
             self.entry.clone()
         };
@@ -230,11 +247,40 @@ impl SubjectArgs {
     }
 }
 
+/// The entry that is measured where none is asked for: the graph's first, or a text of 32 tokens.
+fn usual_entry(graph: &str, sources: &FsSources) -> Result<EntryArg, Diagnostics> {
+    // Its texts are read again, with the graph's, where problems are shown.
+    let loaded = text::load(graph, sources, &mut SourceMap::default())?;
+    if let Some((name, _)) = loaded.graph.entries.iter().next() {
+        return Ok(EntryArg::Named(name.value.clone()));
+    }
+    let dims = [("batch", 1), ("seq", 32)].into_iter();
+    let declared = dims.filter(|(name, _)| {
+        let mut names = loaded.graph.dims.iter().map(|(name, _)| &name.value);
+        names.any(|declared| declared == name)
+    });
+    Ok(EntryArg::Dims(
+        declared
+            .map(|(name, size)| (name.to_string(), size))
+            .collect(),
+    ))
+}
+
+/// Graphs are named so; every other file is taken for a plan.
+fn is_plan(file: &Path) -> bool {
+    file.extension().is_none_or(|ending| ending != "ron")
+}
+
 /// A plan file. What only the compiler can do was done when it was made.
 fn read(args: &SubjectArgs, file: &Path) -> Result<Plan, Failure> {
     let shown = file.display();
+    // What the environment gives is for graphs, and nobody's mistake here.
+    let from_env = std::env::var("GRAPHC_DTYPE").ok();
     let late = [
         ("--set", !args.set.is_empty()),
+        ("--dtype", args.dtype.is_some() && args.dtype != from_env),
+        ("--weights", args.weights.is_some()),
+        ("--device-memory-limit", args.device_memory_limit.is_some()),
         ("--no-fusion", !args.no_fusion.is_empty()),
         ("--max-submit-ms", args.max_submit_ms.is_some()),
     ];
@@ -243,10 +289,32 @@ fn read(args: &SubjectArgs, file: &Path) -> Result<Plan, Failure> {
             "`{shown}` is compiled already, {flag} comes too late; give it to `graphc compile`, or bench the graph"
         )));
     }
-    let bytes = std::fs::read(file)
-        .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
+    let bytes = verify::read(file)?;
     codec::decode(&bytes)
         .map_err(|error| Failure::bad_input(format!("cannot use `{shown}`: {error}")))
+}
+
+/// Whether the caches have places for what is there before a forward and for what it adds.
+fn fits_context(plan: &Plan, entry: &Entry, context: u32) -> Result<(), Failure> {
+    let places = plan.params.get("ctx").and_then(|value| value.as_int());
+    let Some(places) = places else {
+        return match context {
+            0 => Ok(()),
+            _ => Err(Failure::bad_input(format!(
+                "--context {context} is for models with caches, and `{}` has no `ctx`",
+                plan.graph
+            ))),
+        };
+    };
+    let dim = |name: &str| entry.dims.get(name).copied().unwrap_or(1).max(1);
+    let added = dim("seq").max(dim("steps"));
+    if i64::from(context).saturating_add(added) <= places {
+        return Ok(());
+    }
+    Err(Failure::bad_input(format!(
+        "entry `{}` adds {added} tokens to the {context} of --context, but the caches have {places} places (`ctx`)",
+        entry.name
+    )))
 }
 
 /// Places of the entries to measure: those asked for in that order, or all.

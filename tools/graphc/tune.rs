@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::measure::{failed, forward, inputs, warm_up};
 use crate::output;
-use crate::roof::profile_file;
+use crate::roof::{existing, profile_file};
 use crate::subject::{Planned, SubjectArgs};
 
 /// Arguments of `tune`.
@@ -86,6 +86,7 @@ struct Search {
 /// Tunes.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let start = Instant::now();
+    args.subject.must_be_graph("tune")?;
     let target = args.subject.target(context)?;
     let sources = context.sources()?;
     let mut map = SourceMap::default();
@@ -101,10 +102,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Some(path) => path.clone(),
         None => profile_file(&target.info, &tuner.profile, &sources).1,
     };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(_) => profile::edit::fresh(&tuner.profile, "Not measured; `graphc roof` does that."),
-    };
+    output::writable(&path)?;
+    let text = existing(&path)?.unwrap_or_else(|| {
+        profile::edit::fresh(&tuner.profile, "Not measured; `graphc roof` does that.")
+    });
     let reference = tuner.reference()?;
     let first = tuner.round(&BTreeMap::new())?;
     let mut searches: BTreeMap<Spot, Search> = BTreeMap::new();

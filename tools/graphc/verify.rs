@@ -1,7 +1,7 @@
 //! `graphc verify PLAN`: the independent proof, on a plan file.
 
-use std::io::Read as _;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use graphc::plan::{codec, verify};
 
@@ -9,8 +9,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 
-/// The largest plan file that is read, in bytes.
-const MAX_PLAN_BYTES: u64 = 1 << 30;
+/// The most bytes of a plan file that are read: what can be a plan, and a little more.
+const MAX_PLAN_BYTES: u64 = codec::MAX_PLAIN + (1 << 20);
 
 /// Arguments of `verify`.
 #[derive(clap::Args)]
@@ -22,12 +22,8 @@ pub struct Args {
 
 /// Says what was proved, or every reason why the plan is wrong.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let shown = match args.plan.as_os_str() == "-" {
-        true => "standard input".into(),
-        false => args.plan.display().to_string(),
-    };
-    let bytes = read(&args.plan)
-        .map_err(|error| Failure::bad_input(format!("cannot read `{shown}`: {error}")))?;
+    let shown = shown(&args.plan);
+    let bytes = read(&args.plan)?;
     let plan =
         codec::decode(&bytes).map_err(|error| Failure::bad_input(format!("`{shown}`: {error}")))?;
     match verify::verify(&plan) {
@@ -47,16 +43,26 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn read(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+/// The bytes of a plan file, from a pipe too; `-` is standard input.
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    if path.as_os_str() == "-" {
-        std::io::stdin()
-            .take(MAX_PLAN_BYTES)
-            .read_to_end(&mut bytes)?;
-    } else {
-        std::fs::File::open(path)?
-            .take(MAX_PLAN_BYTES)
-            .read_to_end(&mut bytes)?;
+    let mut whole = |from: &mut dyn Read| from.take(MAX_PLAN_BYTES).read_to_end(&mut bytes);
+    let read = match path.as_os_str() == "-" {
+        true => whole(&mut std::io::stdin()),
+        false => std::fs::File::open(path).and_then(|mut file| whole(&mut file)),
+    };
+    match read {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Failure::bad_input(format!(
+            "cannot read `{}`: {error}",
+            shown(path)
+        ))),
     }
-    Ok(bytes)
+}
+
+fn shown(path: &Path) -> String {
+    match path.as_os_str() == "-" {
+        true => "standard input".into(),
+        false => path.display().to_string(),
+    }
 }

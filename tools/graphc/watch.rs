@@ -53,6 +53,7 @@ struct Good {
 
 /// Watches.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    args.subject.must_be_graph("watch")?;
     let folders = folders(&args.subject, context)?;
     let mut seen = stamps(&folders);
     let mut good: Option<Good> = None;
