@@ -14,7 +14,7 @@ use graphc::interp::{Interpreter, Placement};
 use graphc::plan::Plan;
 use graphc::plan::verify::{verify, verify_against};
 use planning::random::{self, numbers, random_graphs};
-use planning::{bert, plan, schedules};
+use planning::{bert, plan, relaying_plan, schedules};
 
 /// Length of the longest path, straight from the ports: independent of the planner and of `Graph::dependencies`.
 fn longest_path(graph: &Graph) -> u64 {
@@ -68,6 +68,35 @@ fn every_random_graph_gets_a_plan_that_the_verifier_accepts() {
         Ok(())
     })
     .budget_ms(4_000);
+}
+
+/// The same where some kernels wait in their own code, and read some of what they read before they wait.
+#[test]
+fn every_random_chain_of_relays_is_accepted() {
+    let (mut chained, mut entries) = (0, 0);
+    arbtest::arbtest(|u| {
+        let graphs = random_graphs(u)?;
+        let (relays, early): (u32, u32) = (
+            u.arbitrary::<u32>()? | u.arbitrary::<u32>()?,
+            u.arbitrary()?,
+        );
+        let bit = |bits: u32, at: usize| bits >> (at % 32) & 1 == 1;
+        let plan = relaying_plan(&graphs, &|id, kernel| {
+            let reads = kernel.bindings.iter().map(|(binding, _)| *binding);
+            let early = reads.filter(|binding| bit(early, id.index() + *binding as usize));
+            bit(relays, id.index()).then(|| early.collect())
+        });
+        assert_proved(&graphs, &plan);
+        entries += plan.entries.len();
+        chained += plan
+            .entries
+            .iter()
+            .filter(|entry| entry.stats.relays > 0)
+            .count();
+        Ok(())
+    })
+    .budget_ms(4_000);
+    assert!(chained > 20, "{chained} of {entries} entries have a chain");
 }
 
 #[test]

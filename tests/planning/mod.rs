@@ -283,10 +283,34 @@ pub fn attempt(
     profile: &DeviceProfile,
     max_submit_ms: Option<f64>,
 ) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
-    let (kernels, lowered) = stand_ins(graphs);
+    attempt_with(graphs, profile, max_submit_ms, &|_, _| None)
+}
+
+/// The plan where those kernels relay that `relays` gives bindings for.
+pub fn relaying_plan(
+    graphs: &[Graph],
+    relays: &dyn Fn(KernelId, &Kernel) -> Option<Vec<u32>>,
+) -> Plan {
+    let made = attempt_with(graphs, &profile(), None, relays);
+    made.unwrap_or_else(|found| panic!("{}", found.render(&sources(), false)))
+        .0
+}
+
+fn attempt_with(
+    graphs: &[Graph],
+    profile: &DeviceProfile,
+    max_submit_ms: Option<f64>,
+    relays: &dyn Fn(KernelId, &Kernel) -> Option<Vec<u32>>,
+) -> Result<(Plan, Vec<Diagnostic>), Diagnostics> {
+    let (mut kernels, lowered) = stand_ins(graphs);
+    let ids: Vec<KernelId> = kernels.ids().collect();
+    for id in ids {
+        kernels[id].relays = relays(id, &kernels[id]);
+    }
     let schedules = schedules(graphs);
     let pairs: Vec<_> = graphs.iter().zip(&schedules).collect();
-    let placement = pack(&pairs, &profile.limits, &Reads::default(), 0)?;
+    let cells = graphc::plan::relay::most_bytes(&kernels, &lowered);
+    let placement = pack(&pairs, &profile.limits, &Reads::default(), cells)?;
     let entries: Vec<_> = pairs
         .iter()
         .zip(&lowered)
