@@ -173,7 +173,7 @@ fn bench_makes_numbers_of_every_type() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sum.ron");
     let text = r#"Graph(
-        name: "sum", params: {}, dtypes: { "act": "f32", "weight": "f32" },
+        name: "sum", params: {}, dtypes: { "act": "f32" },
         inputs: { "x": Tensor("act", ["100"]) },
         body: [Pass(kernel: "add", in: { "a": "x", "b": "x" }, out: { "y": "y" })],
         outputs: ["y"],

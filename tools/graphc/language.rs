@@ -227,7 +227,10 @@ impl Language {
                 .or_insert(Value::Int(i64::from(value)));
         }
         // Without a type for all, each weight has its own, and the graph's where none is known.
-        request.dtypes.remove("weight");
+        let act = request.dtype.take();
+        request
+            .dtypes
+            .extend(act.map(|dtype| ("act".into(), dtype)));
         request.native = self.native.clone();
         for (name, text) in [("weight", &self.args.weights), ("kv", &self.args.kv)] {
             if let Ok(dtype) = text.parse::<DType>() {

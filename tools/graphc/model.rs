@@ -114,9 +114,8 @@ impl Model {
                 .collect(),
             entry: None,
             dims: BTreeMap::new(),
-            dtypes: ["act", "weight"]
-                .map(|alias| (alias.to_string(), dtype))
-                .into(),
+            dtype: Some(dtype),
+            dtypes: BTreeMap::new(),
             native: None,
         };
         Ok(Self {

@@ -91,7 +91,7 @@ impl GraphArgs {
         if let Some(dtype) =
             dtype.and_then(|name| DType::ALL.into_iter().find(|dtype| dtype.name() == name))
         {
-            base.dtypes = BTreeMap::from([("act".into(), dtype), ("weight".into(), dtype)]);
+            base.dtype = Some(dtype);
         }
         match self.weights.as_deref() {
             Some("native") => base.native = self.native()?,

@@ -251,7 +251,7 @@ impl SubjectArgs {
 fn usual_entry(graph: &str, sources: &FsSources) -> Result<EntryArg, Diagnostics> {
     // Its texts are read again, with the graph's, where problems are shown.
     let loaded = text::load(graph, sources, &mut SourceMap::default())?;
-    if let Some((name, _)) = loaded.graph.entries.iter().next() {
+    if let Some((name, _)) = loaded.graph.entries.first() {
         return Ok(EntryArg::Named(name.value.clone()));
     }
     let dims = [("batch", 1), ("seq", 32)].into_iter();

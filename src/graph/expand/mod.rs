@@ -36,7 +36,9 @@ pub struct Request {
     pub entry: Option<String>,
     /// Variable dims of the entry.
     pub dims: BTreeMap<String, i64>,
-    /// Replacements of element type aliases (`--dtype`, `--weights`).
+    /// What the aliases `act` and `weight` stand for, those of the two that the graph has (`--dtype`).
+    pub dtype: Option<DType>,
+    /// Replacements of element type aliases, which must be there (`--weights`); they win over `dtype`.
     pub dtypes: BTreeMap<String, DType>,
     /// Gives each weight of the alias `weight` a type of its own (`--weights native`).
     pub native: Option<NativeTypes>,

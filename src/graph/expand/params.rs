@@ -99,6 +99,9 @@ pub(super) fn repeat(graph: &GraphFile, env: &Scope) -> Result<u32, Diagnostics>
         })
 }
 
+/// The aliases that `--dtype` is for.
+const USUAL: [&str; 2] = ["act", "weight"];
+
 /// The aliases of the graph, replaced where the request says so.
 pub(super) fn dtypes(
     graph: &GraphFile,
@@ -107,23 +110,24 @@ pub(super) fn dtypes(
     let mut problems = Diagnostics::default();
     let mut aliases = BTreeMap::new();
     for (name, dtype) in &graph.dtypes {
-        match request
-            .dtypes
-            .get(&name.value)
-            .copied()
-            .map_or_else(|| dtype.value.parse(), Ok)
-        {
+        let usual = || {
+            request
+                .dtype
+                .filter(|_| USUAL.contains(&name.value.as_str()))
+        };
+        let asked = request.dtypes.get(&name.value).copied();
+        match asked.or_else(usual).map_or_else(|| dtype.value.parse(), Ok) {
             Ok(dtype) => {
                 aliases.insert(name.value.clone(), dtype);
             }
             Err(_) => problems.push(unknown_dtype(dtype, &BTreeMap::new())),
         }
     }
-    for name in request
-        .dtypes
-        .keys()
-        .filter(|name| !aliases.contains_key(*name))
-    {
+    let missing = request.dtypes.keys().map(String::as_str);
+    let missing = missing.filter(|name| !aliases.contains_key(*name));
+    let has_usual = USUAL.iter().any(|name| aliases.contains_key(*name));
+    let none = (request.dtype.is_some() && !has_usual).then_some("act");
+    for name in missing.chain(none) {
         let message = format!("the graph has no element type alias `{name}`");
         let listed = graph
             .dtypes
