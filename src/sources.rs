@@ -11,6 +11,8 @@ use crate::span::{SourceError, Sources};
 /// The largest text that is read, in bytes. Kernel manifests and shaders are smaller still.
 pub const MAX_TEXT_BYTES: u64 = 1 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Reads below a folder.
 #[derive(Clone, Debug)]
 pub struct FsSources {
@@ -89,6 +91,10 @@ impl Sources for FsSources {
         if bytes.len() as u64 > MAX_TEXT_BYTES {
             return Err(error(path, format!("larger than {MAX_TEXT_BYTES} bytes")));
         }
+        // The mark that some editors put in front says nothing in UTF-8.
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
         String::from_utf8(bytes).map_err(|cause| {
             let at = cause.utf8_error().valid_up_to();
             error(path, format!("not UTF-8 text (byte {at})"))
@@ -126,6 +132,13 @@ mod tests {
         std::fs::write(root.join("graphs/big.ron"), vec![b' '; 1 + (1 << 20)]).unwrap();
         std::fs::write(folder.path().join("secret"), "s").unwrap();
         (folder, FsSources::new(root))
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_text() {
+        let (_keep, sources) = folder();
+        std::fs::write(sources.root().join("marked.ron"), "\u{feff}Graph()").unwrap();
+        assert_eq!(sources.read("marked.ron").unwrap(), "Graph()");
     }
 
     #[test]

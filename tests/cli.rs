@@ -167,6 +167,13 @@ fn bad_usage_is_named_and_ends_with_2() {
     refused(&profile, 2, &["`lavapip`", "lavapipe"]);
     let root = graphc(["check", BERT[0], "--root", "tests"]);
     refused(&root, 2, &["`tests`", "--root"]);
+    let empty = tempfile::Builder::new().suffix(".ron").tempfile().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    refused(
+        &graphc(["check", empty]),
+        2,
+        &["G0002", empty, "there is nothing in this file"],
+    );
 }
 
 /// Runs graphc in another folder than the repository.

@@ -70,7 +70,10 @@ fn diagnose(error: &ron::error::SpannedError, file: FileId, text: &str) -> Diagn
         start: (start + blank) as u32,
         end: end as u32,
     };
-    let (code, message, help) = describe(&error.code);
+    let (code, message, help) = match text.trim().is_empty() {
+        true => syntax("there is nothing in this file"),
+        false => describe(&error.code),
+    };
     let problem = Diagnostic::error(code, message).at(span, "");
     match help {
         Some(help) => problem.help(help),

@@ -215,6 +215,15 @@ fn where_a_result_cannot_go_is_said_before_the_work() {
         &["latin.ron", "not UTF-8"],
     );
     assert_eq!(std::fs::read(&latin).unwrap(), b"// f\xfcr mich\n");
+    let notes = folder.path().join("notes.ron");
+    std::fs::write(&notes, "Call her back.").unwrap();
+    let name = notes.to_str().unwrap();
+    for args in [
+        &["roof", "-o", name][..],
+        &["tune", "graphs/models/bert.ron", "-o", name],
+    ] {
+        refused(args, &["notes.ron", "no device profile"]);
+    }
 }
 
 #[test]

@@ -105,7 +105,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The text of the profile at this path, if there is a file.
+/// The text of the profile at this path, if there is a file. One that is no profile is an error: what it holds could not be
+/// kept.
 pub fn existing(path: &Path) -> Result<Option<String>, Failure> {
     // A device or a pipe holds no profile to begin with.
     if std::fs::metadata(path).map_or_else(
@@ -116,13 +117,17 @@ pub fn existing(path: &Path) -> Result<Option<String>, Failure> {
     }
     let bytes =
         graphc::weights::read_bounded(path, MAX_PROFILE_BYTES).map_err(Failure::bad_input)?;
-    String::from_utf8(bytes).map(Some).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to() + 1;
         Failure::bad_input(format!(
             "`{}` is not UTF-8 (its byte {at} is not), so what it holds could not be kept",
             path.display()
         ))
-    })
+    })?;
+    match profile::edit::with_choices(&text, &[]) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) => Err(Failure::bad_input(format!("`{}`: {error}", path.display()))),
+    }
 }
 
 /// The name and the file of the device's profile: that of the profile which describes it, else a new one.
