@@ -7,15 +7,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use graphc::compile::Job;
+use graphc::device::Feature;
 use graphc::dtype::DType;
 use graphc::formula;
 use graphc::graph::Request;
 use graphc::interp::Interpreter;
 use graphc::plan::{Plan, Weight};
 use support::decoder::{DECODERS, Reference, Row, Shape, decode, inputs, prefill, score, words};
-use support::gpu::{Bytes, OnDevice, compile_graph, profile};
+use support::gpu::{Bytes, OnDevice, build, compile_graph, profile};
 
 /// Entries of every plan here, by number.
 const SHAPES: [Shape; 7] = [
@@ -249,6 +251,69 @@ fn qwen3_in_f32() {
 #[test]
 fn qwen3_in_f16() {
     device_is_interpreter(DECODERS[2], DType::F16);
+}
+
+/// One row a step, four steps a submit, two submits on their way, and products that wait for the pass before them in their
+/// own code where the device can: the text is that of the same products behind barriers, one submit after the other.
+#[test]
+fn relays_write_the_text_of_barriers() {
+    let can_relay = profile().features.contains(&Feature::Relay);
+    for (path, golden) in DECODERS {
+        let reference = Reference::load(golden);
+        let types = [
+            ("act", DType::F16),
+            ("weight", DType::Int8),
+            ("kv", DType::F16),
+        ];
+        let request = [reference.request(decode(1, 4), &types, SLOTS)];
+        let [relayed, parted] = [true, false].map(|relays| {
+            let mut device = profile();
+            if !relays {
+                device.features.remove(&Feature::Relay);
+            }
+            let sources = support::sources();
+            let mut job = Job::new(path, &sources, &device, &request);
+            job.variants.insert("linear".into(), "stream".into());
+            let plan = build(&mut job).unwrap_or_else(|error| panic!("{error}"));
+            let chained = plan.entries[0].stats.relays > 0;
+            assert_eq!(chained, relays && can_relay, "{path}");
+            streamed_text(&reference, &plan, if relays { 2 } else { 1 })
+        });
+        assert_eq!(relayed, parted, "{path}");
+    }
+}
+
+/// 24 tokens behind the first one of the reference, with so many submits on their way.
+fn streamed_text(reference: &Reference, plan: &Plan, on_their_way: usize) -> Vec<u32> {
+    let weights = reference.weights(plan);
+    let mut device = OnDevice::unchecked(plan, |weight| {
+        let at = plan.weights.iter().position(|one| one.name == weight.name);
+        weights[at.unwrap()].clone()
+    });
+    let entry = &plan.entries[0];
+    let mut row = Row::new(1, &reference.ids[..1], 0);
+    let (mut text, mut tickets) = (Vec::new(), VecDeque::new());
+    for submit in 0..6 + on_their_way {
+        if submit < 6 {
+            let mut inputs = inputs(std::slice::from_ref(&row), 1, &[]);
+            let known = |name: &String| {
+                let mut ids = entry.inputs.iter();
+                ids.any(|id| entry.tensors[*id].name == *name)
+            };
+            inputs.retain(|name, _| known(name));
+            tickets.push_back(device.submit(0, &inputs));
+            row.ids.clear();
+        }
+        if tickets.len() == on_their_way || submit >= 6 {
+            let done = tickets.pop_front().map(|ticket| device.wait(0, ticket));
+            text.extend(
+                done.map(|outputs| words(&outputs["tokens"]))
+                    .unwrap_or_default(),
+            );
+        }
+    }
+    assert_eq!(text.len(), 24);
+    text
 }
 
 /// Gives those of the device.
