@@ -66,7 +66,8 @@ a port that is only read, a shader name that does not end in `.comp`, a manifest
         code: FORMULA,
         title: "a reference formula does not hold together",
         text: "The list `reference` of a manifest defines every written port in terms of the ports that are read. \
-A formula does not parse, uses a name that it cannot know, or defines a port with the wrong number of indices.\n\n\
+A formula does not parse, uses a name or function that there is not, gives a function the wrong number of arguments, or \
+defines a port with the wrong number of indices.\n\n\
 Example: `\"y[i<m, j<n] = x[i,j] + bias[j]\"`. `shaders/README.md` describes the language.",
     },
     Explained {
