@@ -90,7 +90,8 @@ the manifest allows.",
         code: BUILD,
         title: "a shader does not compile",
         text: "The GLSL compiler's own messages follow, with file and line of the shader or include that they are \
-about. Warnings count as errors. Names such as `ACT_GELU`, `HAS_BIAS`, `BIND_Y` or `OPT_HEADS` come from the manifest: \
+about. Warnings count as errors. The shader's first line that is no comment is its `#version`, and no text holds a zero \
+byte; that is looked at before the compiler sees it. Names such as `ACT_GELU`, `HAS_BIAS`, `BIND_Y` or `OPT_HEADS` come from the manifest: \
 `shaders/README.md` lists them.",
     },
     Explained {
