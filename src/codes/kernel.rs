@@ -98,7 +98,8 @@ byte; that is looked at before the compiler sees it. Names such as `ACT_GELU`, `
         code: NO_COMPILER,
         title: "SPIR-V is missing and this build of graphc has no shader compiler",
         text: "This graphc was built without the feature `shaderc` and the shader is not in the cache. Build with \
-`--features shaderc`, or run a finished plan, which carries its SPIR-V.",
+`--features shaderc`, run a finished plan, which carries its SPIR-V, or look at a plan alone with \
+`graphc compile --no-shaders`.",
     },
     Explained {
         code: BAD_SPIRV,
