@@ -19,6 +19,8 @@ pub const FORMULA: Code = Code("G0406");
 pub const NO_VARIANT: Code = Code("G0410");
 /// A choice of the profile or of the user that is not possible.
 pub const BAD_CHOICE: Code = Code("G0411");
+/// An expression of a variant that may run has no value.
+pub const NO_VALUE: Code = Code("G0412");
 /// The shader does not compile.
 pub const BUILD: Code = Code("G0420");
 /// SPIR-V that is not there and cannot be built.
@@ -74,9 +76,8 @@ Example: `\"y[i<m, j<n] = x[i,j] + bias[j]\"`. `shaders/README.md` describes the
         code: NO_VARIANT,
         title: "no variant of a kernel can run on the device",
         text: "Each variant is refused for a reason that the message lists: a feature that the device lacks, a \
-condition that these sizes do not meet, an expression that has no value for them (a remainder where an exact \
-quotient is wanted, a dim that only an unbound optional port would bind), or a limit (workgroup size, workgroup count, shared memory, push constants, \
-storage buffers). The `tiled` or `plain` variant of a kernel fails only on the last ones, mostly because a dimension \
+condition that these sizes do not meet, a specialisation constant or push constant outside its range, or a limit \
+(workgroup size, workgroup count, shared memory, push constants, storage buffers). The `tiled` or `plain` variant of a kernel fails only on the last ones, mostly because a dimension \
 is out of proportion.",
     },
     Explained {
@@ -85,6 +86,15 @@ is out of proportion.",
         text: "A device profile (`profiles/devices/*.ron`, field `choices`) or a command line names a variant that \
 the kernel does not have or that cannot run here, or gives a specialisation constant a value outside the range that \
 the manifest allows.",
+    },
+    Explained {
+        code: NO_VALUE,
+        title: "an expression of a variant has no value",
+        text: "The device has all that the variant needs and its `when` holds (or has itself no value), but an expression \
+of the manifest cannot be evaluated for these sizes: `/` leaves a remainder, a size is negative, a dim would only be \
+bound by an optional port that is not. Such a variant is not passed over, since a slower one would run in its place \
+without a word. Let `when` say for which sizes the variant is: `n % 64 == 0`, `has_bias && k > 32` (behind `&&` nothing is \
+looked at if the left side does not hold). `ceil(a / b)` needs no exact quotient.",
     },
     Explained {
         code: BUILD,
