@@ -64,6 +64,11 @@ impl Stage {
             Stage::Svg => "svg",
         }
     }
+
+    /// Whether it is behind the choice of kernels, which is when shaders are built.
+    pub fn has_kernels(self) -> bool {
+        self > Stage::Fused
+    }
 }
 
 /// What to compile, and for what.

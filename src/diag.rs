@@ -138,18 +138,22 @@ pub fn nearest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance in characters, one row at a time (Wagner and Fischer 1974).
+/// How many letters are wrong, too many or missing, or stand in each other's place (optimal string alignment: Wagner and
+/// Fischer 1974, with neighbours that changed places as one mistake).
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before = vec![0; b.len() + 1];
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+    for i in 1..=a.len() {
+        let mut next = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let substitute = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            next[j] = substitute.min(next[j - 1] + 1).min(row[j] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                next[j] = next[j].min(before[j - 2] + 1);
+            }
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }
@@ -208,5 +212,25 @@ mod render {
             .with_message(&item.message)
             .with_labels(labels.collect())
             .with_notes(notes.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_near_enough() {
+        for (wanted, near) in [
+            ("tahn", Some("tanh")),
+            ("tan", Some("tanh")),
+            ("tanhh", Some("tanh")),
+            ("hnat", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(wanted, ["linear", "tanh"]), near, "{wanted}");
+        }
+        assert_eq!(edit_distance("ab", "ba"), 1);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 }

@@ -88,7 +88,20 @@ pub struct ExprError {
     pub message: String,
     /// Byte range inside the expression's text.
     pub at: std::ops::Range<usize>,
+    /// What to do about it, if there is something to say.
+    pub help: Option<String>,
 }
+
+/// Functions and how many arguments each takes.
+const FUNCTIONS: [(&str, usize); 7] = [
+    ("ceil", 1),
+    ("if", 3),
+    ("log2", 1),
+    ("max", 2),
+    ("min", 2),
+    ("pow", 2),
+    ("sqrt", 1),
+];
 
 /// A parsed expression. Equality ignores nothing: two expressions are equal if their texts parse alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,7 +179,8 @@ impl fmt::Display for Expr {
 
 impl Expr {
     /// Parses `text`. Operators, loosest first: `||`, `&&`, comparisons, `+ -`, `* / %`, unary `- !`; calls
-    /// `ceil(a / b)`, `min`, `max`, `if(c, a, b)`, `sqrt`, `pow`, `log2`; names, numbers, `'text'`.
+    /// `ceil(a / b)`, `min`, `max`, `if(c, a, b)`, `sqrt`, `pow`, `log2`; names, numbers, `'text'`. A function that
+    /// there is not, or that takes another number of arguments, is an error here, even where no value asks for it.
     pub fn parse(text: &str) -> Result<Self, ExprError> {
         let root = parse::parse(text)?;
         Ok(Self {
@@ -267,6 +281,7 @@ impl Expr {
         ExprError {
             message,
             at: 0..self.text.len(),
+            help: None,
         }
     }
 }

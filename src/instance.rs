@@ -196,8 +196,7 @@ impl<'a> Instances<'a> {
             shader: &selected.shader,
             defines: &selected.defines,
         };
-        flatten(request, self.sources)
-            .map_err(|error| Diagnostic::error(codes::BUILD, error.to_string()))
+        flatten(request, self.sources).map_err(|error| not_built(&error))
     }
 }
 
@@ -212,13 +211,7 @@ fn module(
     wanted: &Wanted,
     selected: &Selected,
 ) -> Result<Module, Diagnostic> {
-    let words = builder.build(shader).map_err(|error| {
-        let code = match error {
-            BuildError::NoCompiler { .. } => codes::NO_COMPILER,
-            _ => codes::BUILD,
-        };
-        Diagnostic::error(code, error.to_string())
-    })?;
+    let words = builder.build(shader).map_err(|error| not_built(&error))?;
     let module = reflect(&words, &selected.spec).map_err(|error| {
         let shader = &selected.shader;
         let message = format!("the module of shader `{shader}` is not usable: {error}");
@@ -229,6 +222,16 @@ fn module(
     let bound: Vec<bool> = numbers.map(is_bound).collect();
     let bindings = check(manifest, selected, &bound, &module)?;
     Ok((words, bindings))
+}
+
+fn not_built(error: &BuildError) -> Diagnostic {
+    let code = match error {
+        BuildError::NoCompiler { .. } => codes::NO_COMPILER,
+        _ => codes::BUILD,
+    };
+    let mut diagnostic = Diagnostic::error(code, error.to_string());
+    diagnostic.help.extend(error.help().map(String::from));
+    diagnostic
 }
 
 /// Bindings as the manifest declares them.

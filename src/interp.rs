@@ -66,7 +66,7 @@ pub enum InterpError {
         /// Its kernel.
         kernel: String,
         /// What is wrong.
-        error: FormulaError,
+        error: Box<FormulaError>,
     },
     /// A value is not a number.
     #[error("pass `{pass}` computed a NaN at element {element} of `{tensor}`, {why}")]
@@ -225,7 +225,7 @@ fn run_pass(
     let wrong = |error: &FormulaError| InterpError::Formula {
         pass: pass.path.clone(),
         kernel: kernel.name.clone(),
-        error: error.clone(),
+        error: Box::new(error.clone()),
     };
     let formula = formula.as_ref().map_err(wrong)?;
     let mut ports = BTreeMap::new();

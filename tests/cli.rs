@@ -44,6 +44,11 @@ fn compile(more: &[&str]) -> Output {
     graphc(["compile"].iter().chain(&BERT).chain(more))
 }
 
+/// Compiles to look at the plan.
+fn planned(more: &[&str]) -> Output {
+    compile(&[&["--no-shaders"], more].concat())
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -206,7 +211,7 @@ fn paths_are_looked_up_from_the_current_folder() {
         let args = [
             &["compile"],
             &BERT[..8],
-            &["--profile", profile, "--emit", "plan"],
+            &["--profile", profile, "--emit", "plan", "--no-shaders"],
         ]
         .concat();
         graphc_in(folder.path(), &args)
@@ -259,7 +264,7 @@ fn paths_are_looked_up_from_the_current_folder() {
 
 #[test]
 fn numbers_come_as_json() {
-    let printed = done(&compile(&["--json"]));
+    let printed = done(&planned(&["--json"]));
     let json: serde_json::Value = serde_json::from_str(&printed).unwrap();
     let number = |value: &serde_json::Value| value.as_f64().unwrap();
     for key in ["passes", "waves", "barriers", "compile_ms"] {
@@ -273,26 +278,100 @@ fn numbers_come_as_json() {
     assert!(bytes("bound") > 0.0 && bytes("bound") <= bytes("planned"));
     assert!(bytes("planned") < bytes("naive"));
 
-    let unfused = done(&compile(&["--json", "--no-fusion=all"]));
+    let unfused = done(&planned(&["--json", "--no-fusion=all"]));
     let unfused: serde_json::Value = serde_json::from_str(&unfused).unwrap();
     assert!(number(&unfused["passes"]) > number(&json["passes"]));
 }
 
 #[test]
 fn every_stage_can_be_printed() {
-    let summary = done(&compile(&[]));
+    let summary = done(&planned(&[]));
     assert_eq!(summary.lines().count(), 1, "{summary}");
     assert!(summary.starts_with("bert batch=2,seq=32: 12 passes (5 a layer)"));
     let mut seen = std::collections::BTreeSet::new();
     for stage in [
         "flat", "typed", "fused", "schedule", "memory", "sync", "plan", "dot", "svg",
     ] {
-        let printed = done(&compile(&["--emit", stage]));
+        let printed = done(&planned(&["--emit", stage]));
         let (dump, last) = printed.trim_end().rsplit_once('\n').unwrap();
         assert!(last.contains("12 passes"), "{stage} ends with: {last}");
         assert!(dump.len() > 200, "{stage}: {dump}");
         assert!(seen.insert(dump.to_string()), "{stage} is as another stage");
     }
+}
+
+#[test]
+#[cfg(feature = "shaderc")]
+fn shaders_are_built_unless_nothing_asks_for_them() {
+    let summary = done(&compile(&[]));
+    assert!(summary.ends_with(" ms\n"), "{summary}");
+    let summary = done(&planned(&[]));
+    assert!(summary.ends_with(" ms without shaders\n"), "{summary}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let from = Path::new(ROOT).join("tests/errors/G0420_shader_with_a_misspelt_name");
+    std::fs::create_dir(root.join("shaders")).unwrap();
+    for file in ["main.ron", "device.ron", "shaders/double.ron"] {
+        std::fs::copy(from.join(file), root.join(file)).unwrap();
+    }
+    let misspelt = std::fs::read_to_string(from.join("shaders/double.comp")).unwrap();
+    let right = misspelt.replace("xs[", "x[");
+    let compile = |more: &[&str]| {
+        let args = ["compile", "main.ron", "--profile=device.ron", "--root=."];
+        let cache = ["--cache-dir=cache", "--color=never"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_graphc"));
+        command.args(args).args(cache).args(more);
+        command.env_remove("GRAPHC_ROOT").current_dir(root);
+        command.output().unwrap()
+    };
+    for (shader, words) in [
+        (None, &["shaders/double.comp: no such file"][..]),
+        (Some(misspelt.clone()), &["G0420", "double.comp:11", "'xs'"]),
+        (
+            Some(right.replace("readonly ", "")),
+            &["G0423", "`x` (binding 0)", "`readonly`"],
+        ),
+        (
+            Some(right.replace("\n\n", "\n#include \"gone.glsl\"\n")),
+            &["G0420", "shaders/gone.glsl: no such file"],
+        ),
+        (
+            Some(right.replace("main", "ma\0in")),
+            &[
+                "G0420",
+                "shaders/double.comp:8: byte 253 of the file is zero",
+            ],
+        ),
+        // What is refused here stays on standard error, which `refused` looks at.
+        (
+            Some(String::new()),
+            &["G0420", "this one is empty", "`#version 460`"],
+        ),
+        (
+            Some(right.replace("#version 460\n", "")),
+            &["G0420", "double.comp:2", "begins with `#version`"],
+        ),
+        (
+            Some(right.replace("460", "110")),
+            &["G0420", "110 has no compute shaders"],
+        ),
+    ] {
+        let path = root.join("shaders/double.comp");
+        let _ = std::fs::remove_file(&path);
+        if let Some(text) = shader {
+            std::fs::write(path, text).unwrap();
+        }
+        refused(&compile(&[]), 2, words);
+        refused(&compile(&["--emit=fused", "--emit=plan"]), 2, words);
+        refused(&compile(&["--emit=fused", "-oa.plan"]), 2, words);
+        for more in ["--no-shaders", "--emit=flat", "--emit=fused"] {
+            let said = done(&compile(&[more]));
+            assert!(said.ends_with(" without shaders\n"), "{more}: {said}");
+        }
+    }
+    std::fs::write(root.join("shaders/double.comp"), right).unwrap();
+    done(&compile(&[]));
 }
 
 #[test]

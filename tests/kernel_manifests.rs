@@ -60,10 +60,52 @@ fn mistakes_have_codes() {
         ("min: \"1\", max: \"9\"", "min: \"2\", max: \"9\"", "G0405"),
         ("x[i] * times", "x[i, i]", "G0406"),
         ("x[i] * times", "z[i]", "G0406"),
+        ("x[i] * times", "tahn(x[i])", "G0406"),
+        ("x[i] * times", "foo()", "G0406"),
+        ("x[i] * times", "tanh(x[i], 3.0)", "G0406"),
+        ("x[i] * times", "if(has(x), x[i])", "G0406"),
+        ("x[i] * times", "x(i)", "G0406"),
+        ("x[i] * times", "sum(x[i])", "G0406"),
+        ("x[i] * times", "max(x[i])", "G0406"),
+        // Also in a branch that no binding takes.
+        ("x[i] * times", "if(times > 9, rand(1), x[i])", "G0406"),
+        ("ceil(n / WIDTH)", "ciel(n / WIDTH)", "G0402"),
+        ("ceil(n / WIDTH)", "min(n)", "G0402"),
+        ("ceil(n / WIDTH)", "if(n > 0, 1, ceil(n, WIDTH))", "G0402"),
     ];
     for (from, to, code) in cases {
         assert!(COPY.contains(from), "{from}");
         let found = codes(&COPY.replacen(from, to, 1));
         assert!(found.contains(&code), "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn a_function_that_is_not_there_is_told_what_is() {
+    let said = |from: &str, to: &str| {
+        let text = COPY.replacen(from, to, 1);
+        assert_ne!(text, COPY, "{from}");
+        let sources = BTreeMap::from([("shaders/copy.ron".to_string(), text)]);
+        let mut map = SourceMap::default();
+        let found = manifest::load(&sources, &mut map).unwrap_err();
+        found.render(&map, false)
+    };
+    for (from, to, words) in [
+        ("x[i] *", "tahn(x[i]) *", "did you mean `tanh`?"),
+        ("x[i] *", "x(i) *", "elements stand in brackets: `x[..]`"),
+        ("x[i] *", "softmax(i) *", "the functions are exp, log, sqrt"),
+        ("x[i] *", "abs(1, 2) *", "`abs` takes 1 argument, found 2"),
+        ("x[i] *", "pow() *", "`pow` takes 2 arguments, found 0"),
+        ("x[i] *", "max(1) *", "over an index it is `max(p<k: ..)`"),
+        ("ceil(n", "ciel(n", "did you mean `ceil`?"),
+        (
+            "ceil(n",
+            "div(n",
+            "the functions are ceil, if, log2, max, min",
+        ),
+        ("ceil(n", "pow(n", "`pow` takes 2 arguments, found 1"),
+    ] {
+        let said = said(from, to);
+        assert!(said.contains(words), "{said}");
     }
 }

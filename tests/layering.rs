@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("span", &[]),
     ("ids", &[]),
-    ("expr", &[]),
+    ("expr", &["diag"]),
     ("dtype", &[]),
     ("device", &[]),
     ("sources", &["span"]),

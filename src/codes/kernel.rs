@@ -19,6 +19,8 @@ pub const FORMULA: Code = Code("G0406");
 pub const NO_VARIANT: Code = Code("G0410");
 /// A choice of the profile or of the user that is not possible.
 pub const BAD_CHOICE: Code = Code("G0411");
+/// An expression of a variant that may run has no value.
+pub const NO_VALUE: Code = Code("G0412");
 /// The shader does not compile.
 pub const BUILD: Code = Code("G0420");
 /// SPIR-V that is not there and cannot be built.
@@ -66,16 +68,16 @@ a port that is only read, a shader name that does not end in `.comp`, a manifest
         code: FORMULA,
         title: "a reference formula does not hold together",
         text: "The list `reference` of a manifest defines every written port in terms of the ports that are read. \
-A formula does not parse, uses a name that it cannot know, or defines a port with the wrong number of indices.\n\n\
+A formula does not parse, uses a name or function that there is not, gives a function the wrong number of arguments, or \
+defines a port with the wrong number of indices.\n\n\
 Example: `\"y[i<m, j<n] = x[i,j] + bias[j]\"`. `shaders/README.md` describes the language.",
     },
     Explained {
         code: NO_VARIANT,
         title: "no variant of a kernel can run on the device",
         text: "Each variant is refused for a reason that the message lists: a feature that the device lacks, a \
-condition that these sizes do not meet, an expression that has no value for them (a remainder where an exact \
-quotient is wanted, a dim that only an unbound optional port would bind), or a limit (workgroup size, workgroup count, shared memory, push constants, \
-storage buffers). The `tiled` or `plain` variant of a kernel fails only on the last ones, mostly because a dimension \
+condition that these sizes do not meet, a specialisation constant or push constant outside its range, or a limit \
+(workgroup size, workgroup count, shared memory, push constants, storage buffers). The `tiled` or `plain` variant of a kernel fails only on the last ones, mostly because a dimension \
 is out of proportion.",
     },
     Explained {
@@ -86,17 +88,28 @@ the kernel does not have or that cannot run here, or gives a specialisation cons
 the manifest allows.",
     },
     Explained {
+        code: NO_VALUE,
+        title: "an expression of a variant has no value",
+        text: "The device has all that the variant needs and its `when` holds (or has itself no value), but an expression \
+of the manifest cannot be evaluated for these sizes: `/` leaves a remainder, a size is negative, a dim would only be \
+bound by an optional port that is not. Such a variant is not passed over, since a slower one would run in its place \
+without a word. Let `when` say for which sizes the variant is: `n % 64 == 0`, `has_bias && k > 32` (behind `&&` nothing is \
+looked at if the left side does not hold). `ceil(a / b)` needs no exact quotient.",
+    },
+    Explained {
         code: BUILD,
         title: "a shader does not compile",
         text: "The GLSL compiler's own messages follow, with file and line of the shader or include that they are \
-about. Warnings count as errors. Names such as `ACT_GELU`, `HAS_BIAS`, `BIND_Y` or `OPT_HEADS` come from the manifest: \
+about. Warnings count as errors. The shader's first line that is no comment is its `#version`, and no text holds a zero \
+byte; that is looked at before the compiler sees it. Names such as `ACT_GELU`, `HAS_BIAS`, `BIND_Y` or `OPT_HEADS` come from the manifest: \
 `shaders/README.md` lists them.",
     },
     Explained {
         code: NO_COMPILER,
         title: "SPIR-V is missing and this build of graphc has no shader compiler",
         text: "This graphc was built without the feature `shaderc` and the shader is not in the cache. Build with \
-`--features shaderc`, or run a finished plan, which carries its SPIR-V.",
+`--features shaderc`, run a finished plan, which carries its SPIR-V, or look at a plan alone with \
+`graphc compile --no-shaders`.",
     },
     Explained {
         code: BAD_SPIRV,

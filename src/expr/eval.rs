@@ -6,6 +6,7 @@ fn fail(node: &Node, message: impl Into<String>) -> ExprError {
     ExprError {
         message: message.into(),
         at: node.start as usize..node.end as usize,
+        help: None,
     }
 }
 
@@ -104,46 +105,24 @@ fn compare(node: &Node, op: Op, order: Option<std::cmp::Ordering>) -> Result<Val
 }
 
 fn call(node: &Node, name: &str, args: &[Node], env: &dyn Env) -> Result<Value, ExprError> {
-    let arity = |n: usize| {
-        if args.len() == n {
-            Ok(())
-        } else {
-            Err(fail(
-                node,
-                format!("`{name}` takes {n} arguments, got {}", args.len()),
-            ))
-        }
-    };
-    match name {
-        "if" => {
-            arity(3)?;
-            eval(&args[if condition(&args[0], env)? { 1 } else { 2 }], env)
-        }
-        "ceil" => {
-            arity(1)?;
-            ceil(node, &args[0], env)
-        }
-        "min" | "max" => {
-            arity(2)?;
-            let (a, b) = (eval(&args[0], env)?, eval(&args[1], env)?);
+    match (name, args) {
+        ("if", [when, a, b]) => eval(if condition(when, env)? { a } else { b }, env),
+        ("ceil", [a]) => ceil(node, a, env),
+        ("min" | "max", [a, b]) => {
+            let (a, b) = (eval(a, env)?, eval(b, env)?);
             let less = binary(node, Op::Lt, a.clone(), b.clone())? == Value::Bool(true);
             Ok(if less == (name == "min") { a } else { b })
         }
-        "sqrt" => {
-            arity(1)?;
-            float(node, &args[0], env).map(|v| Value::Float(v.sqrt()))
-        }
-        "log2" => {
-            arity(1)?;
-            float(node, &args[0], env).map(|v| Value::Float(v.log2()))
-        }
-        "pow" => {
-            arity(2)?;
-            Ok(Value::Float(
-                float(node, &args[0], env)?.powf(float(node, &args[1], env)?),
-            ))
-        }
-        _ => Err(fail(node, format!("unknown function `{name}`"))),
+        ("sqrt", [a]) => float(node, a, env).map(|v| Value::Float(v.sqrt())),
+        ("log2", [a]) => float(node, a, env).map(|v| Value::Float(v.log2())),
+        ("pow", [a, b]) => Ok(Value::Float(
+            float(node, a, env)?.powf(float(node, b, env)?),
+        )),
+        // The parser refuses these; a tree that was read from elsewhere is not believed.
+        _ => Err(fail(
+            node,
+            format!("no function `{name}` of {} arguments", args.len()),
+        )),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The text of an expression to its tree, by recursive descent with one function for all binary operators.
 
 use super::number::number;
-use super::{ExprError, Kind, Node, Op, Value};
+use super::{ExprError, FUNCTIONS, Kind, Node, Op, Value};
+use crate::diag::nearest;
 
 /// The deepest nesting an expression may have.
 const MAX_DEPTH: u32 = 64;
@@ -68,6 +69,7 @@ impl Parser<'_> {
         ExprError {
             message: message.into(),
             at: self.at..end,
+            help: None,
         }
     }
 
@@ -169,6 +171,7 @@ impl Parser<'_> {
             None => Err(ExprError {
                 message: format!("`{}` is not a number", &self.text[start..self.at]),
                 at: start..self.at,
+                help: None,
             }),
         }
     }
@@ -201,6 +204,34 @@ impl Parser<'_> {
                 }
             }
         }
+        self.known(start, &name, args.len())?;
         self.node(start, Kind::Call(name, args))
+    }
+
+    /// Whether there is such a function of that many arguments.
+    fn known(&self, start: usize, name: &str, count: usize) -> Result<(), ExprError> {
+        let names = || FUNCTIONS.iter().map(|(name, _)| *name);
+        match FUNCTIONS.iter().find(|(known, _)| *known == name) {
+            Some((_, wanted)) if *wanted == count => Ok(()),
+            Some((_, wanted)) => Err(ExprError {
+                message: format!(
+                    "`{name}` takes {wanted} argument{}, found {count}",
+                    if *wanted == 1 { "" } else { "s" }
+                ),
+                at: start..self.at,
+                help: None,
+            }),
+            None => Err(ExprError {
+                message: format!("unknown function `{name}`"),
+                at: start..start + name.len(),
+                help: Some(match nearest(name, names()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "the functions are {}",
+                        names().collect::<Vec<_>>().join(", ")
+                    ),
+                }),
+            }),
+        }
     }
 }

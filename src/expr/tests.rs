@@ -48,6 +48,27 @@ fn what_cannot_be_exact_is_an_error() {
 }
 
 #[test]
+fn a_function_is_looked_at_even_where_no_value_asks_for_it() {
+    for (text, message, at) in [
+        ("1 + ciel(n / 2)", "unknown function `ciel`", 4..8),
+        ("if(true, 1, foo())", "unknown function `foo`", 12..15),
+        ("min(n)", "`min` takes 2 arguments, found 1", 0..6),
+        ("2 * ceil(n, 2)", "`ceil` takes 1 argument, found 2", 4..14),
+        ("if(true, 1)", "`if` takes 3 arguments, found 2", 0..11),
+    ] {
+        let error = Expr::parse(text).unwrap_err();
+        assert_eq!((error.message.as_str(), error.at), (message, at), "{text}");
+    }
+    let help = |text| Expr::parse(text).unwrap_err().help;
+    assert_eq!(help("mni(1, 2)").as_deref(), Some("did you mean `min`?"));
+    assert!(
+        help("softmax(1)")
+            .unwrap()
+            .starts_with("the functions are ")
+    );
+}
+
+#[test]
 fn deep_nesting_is_refused_not_overflowed() {
     assert!(Expr::parse(&"(".repeat(100_000)).is_err());
     assert!(Expr::parse(&"-".repeat(100_000)).is_err());

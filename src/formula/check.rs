@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::FormulaError;
+use super::math::Function;
 use super::parse::{Definition, Kind, Node};
+use crate::diag::nearest;
 use crate::kernel::{Access, Manifest, ShapeItem};
 
 /// See [`super::Formula::check`].
@@ -114,7 +116,10 @@ impl<'a> Checker<'a> {
                 },
                 _ => self.fail(node, "`has` takes the name of a port".into()),
             },
-            Kind::Call(_, args) => args.iter().try_for_each(|arg| self.node(arg)),
+            Kind::Call(name, args) => {
+                self.call(node, name, args.len())?;
+                args.iter().try_for_each(|arg| self.node(arg))
+            }
             Kind::Reduce(_, index, range, body) => {
                 range.start.iter().try_for_each(|start| self.node(start))?;
                 self.node(&range.end)?;
@@ -124,6 +129,37 @@ impl<'a> Checker<'a> {
                 checked
             }
         }
+    }
+
+    /// Whether there is such a function of that many arguments.
+    fn call(&self, node: &Node, name: &str, count: usize) -> Result<(), FormulaError> {
+        let error = |at, message: String, help: Option<String>| FormulaError {
+            help,
+            ..FormulaError::new(self.definition, self.text, at, message)
+        };
+        let Some(function) = Function::named(name) else {
+            let at = (node.at.0, node.at.0 + name.len() as u32);
+            let help = match nearest(name, Function::names()) {
+                _ if self.earlier.contains_key(name) || self.manifest.port(name).is_some() => {
+                    format!("elements stand in brackets: `{name}[..]`")
+                }
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!(
+                    "the functions are {}",
+                    Function::names().collect::<Vec<_>>().join(", ")
+                ),
+            };
+            return Err(error(at, format!("`{name}` is no function"), Some(help)));
+        };
+        let takes = match (function, function.takes()) {
+            (Function::Sum, _) => "an index with its bound, found none".into(),
+            (_, wanted) if wanted == count => return Ok(()),
+            (_, 1) => format!("1 argument, found {count}"),
+            (_, wanted) => format!("{wanted} arguments, found {count}"),
+        };
+        let reduces = ["sum", "max"].contains(&name);
+        let help = reduces.then(|| format!("over an index it is `{name}(p<k: ..)`"));
+        Err(error(node.at, format!("`{name}` takes {takes}"), help))
     }
 
     fn name(&self, node: &Node, name: &str) -> Result<(), FormulaError> {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::eval::{Bool, Dot, Element, Int, IntOp, Num, Program, RealOp, Step, Strided, Table};
+use super::math::Function;
 use super::parse::{Definition, Kind, Node, Op, Range, Reduction};
 use super::{FormulaError, MAX_ELEMENTS, TensorView, decode};
 use crate::expr::Value;
@@ -317,52 +318,31 @@ impl Scope<'_, '_> {
     }
 
     fn call(&mut self, node: &Node, name: &str, args: &[Node]) -> Result<Num, FormulaError> {
-        let one: Option<fn(f64) -> f64> = match name {
-            "exp" => Some(f64::exp),
-            "log" => Some(f64::ln),
-            "sqrt" => Some(f64::sqrt),
-            "rsqrt" => Some(|a| 1.0 / a.sqrt()),
-            "tanh" => Some(f64::tanh),
-            "erf" => Some(super::erf),
-            "sin" => Some(f64::sin),
-            "cos" => Some(f64::cos),
-            "abs" => Some(f64::abs),
-            "floor" => Some(f64::floor),
-            _ => None,
+        let Some(function) = Function::named(name) else {
+            return self.fail(node, format!("`{name}` is not a function"));
         };
-        let two: Option<fn(f64, f64) -> f64> = match name {
-            "pow" => Some(f64::powf),
-            "xor" => Some(super::math::xor),
-            // Unlike the methods of f64 these keep a NaN, so poison cannot hide behind them.
-            "min" => Some(|a, b| if a.is_nan() || a < b { a } else { b }),
-            "max" => Some(|a, b| if a.is_nan() || a > b { a } else { b }),
-            _ => None,
-        };
-        match (args, one, two) {
-            ([a], Some(function), _) => Ok(match self.num(a)? {
+        match (function, args) {
+            (Function::One(function), [a]) => Ok(match self.num(a)? {
                 Num::Const(a) => Num::Const(function(a)),
                 a => Num::Call1(function, Box::new(a)),
             }),
-            ([a, b], _, Some(function)) => Ok(match (self.num(a)?, self.num(b)?) {
+            (Function::Two(function), [a, b]) => Ok(match (self.num(a)?, self.num(b)?) {
                 (Num::Const(a), Num::Const(b)) => Num::Const(function(a, b)),
                 (a, b) => Num::Call2(function, Box::new(a), Box::new(b)),
             }),
-            ([a, b, c], _, _) if name == "random" => {
+            (Function::Random, [a, b, c]) => {
                 let args = [self.num(a)?, self.num(b)?, self.num(c)?];
                 Ok(Num::Random(Box::new(args)))
             }
-            ([condition, a, b], _, _) if name == "if" => match self.bool(condition)? {
+            (Function::If, [condition, a, b]) => match self.bool(condition)? {
                 Bool::Const(holds) => self.num(if holds { a } else { b }),
                 condition => {
                     let branches = Box::new((condition, self.num(a)?, self.num(b)?));
                     Ok(Num::If(branches))
                 }
             },
-            _ if one.is_some() || two.is_some() || ["if", "random"].contains(&name) => {
-                self.fail(node, format!("`{name}` with {} arguments", args.len()))
-            }
-            _ if name == "has" => self.fail(node, "expected a number, found a condition"),
-            _ => self.fail(node, format!("`{name}` is not a function")),
+            (Function::Has, _) => self.fail(node, "expected a number, found a condition"),
+            _ => self.fail(node, format!("`{name}` with {} arguments", args.len())),
         }
     }
 

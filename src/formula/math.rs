@@ -1,6 +1,72 @@
-//! The functions of the formulas that the standard library lacks.
+//! The functions of the formulas: what each is called and takes, and those that the standard library lacks.
 
 use std::f64::consts::FRAC_2_SQRT_PI;
+
+/// What a name in front of parentheses stands for.
+#[derive(Clone, Copy)]
+pub(super) enum Function {
+    One(fn(f64) -> f64),
+    Two(fn(f64, f64) -> f64),
+    /// Of three numbers, see [`random`].
+    Random,
+    /// `if(c, a, b)`
+    If,
+    /// `has(port)`
+    Has,
+    /// `sum(p<k: ..)`, which is no call: there is no sum of arguments.
+    Sum,
+}
+
+const FUNCTIONS: [(&str, Function); 18] = [
+    ("exp", Function::One(f64::exp)),
+    ("log", Function::One(f64::ln)),
+    ("sqrt", Function::One(f64::sqrt)),
+    ("rsqrt", Function::One(|a| 1.0 / a.sqrt())),
+    ("tanh", Function::One(f64::tanh)),
+    ("erf", Function::One(erf)),
+    ("sin", Function::One(f64::sin)),
+    ("cos", Function::One(f64::cos)),
+    ("abs", Function::One(f64::abs)),
+    ("floor", Function::One(f64::floor)),
+    ("pow", Function::Two(f64::powf)),
+    ("xor", Function::Two(xor)),
+    // Unlike the methods of f64 these keep a NaN, so poison cannot hide behind them.
+    (
+        "min",
+        Function::Two(|a, b| if a.is_nan() || a < b { a } else { b }),
+    ),
+    (
+        "max",
+        Function::Two(|a, b| if a.is_nan() || a > b { a } else { b }),
+    ),
+    ("random", Function::Random),
+    ("if", Function::If),
+    ("has", Function::Has),
+    ("sum", Function::Sum),
+];
+
+impl Function {
+    /// The function of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let found = FUNCTIONS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, function)| *function)
+    }
+
+    /// Every name, for "did you mean".
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        FUNCTIONS.iter().map(|(name, _)| *name)
+    }
+
+    /// How many arguments it takes.
+    pub(super) fn takes(self) -> usize {
+        match self {
+            Self::One(_) | Self::Has => 1,
+            Self::Two(_) => 2,
+            Self::Random | Self::If => 3,
+            Self::Sum => 0,
+        }
+    }
+}
 
 /// The error function. Abramowitz and Stegun 7.1.6, a series whose terms all have the sign of `x`, so nothing
 /// cancels; from 6 on the result rounds to 1.

@@ -62,6 +62,8 @@ pub struct FormulaError {
     pub at: Range<usize>,
     /// The text at that range.
     pub excerpt: String,
+    /// What to do about it, if there is something to say.
+    pub help: Option<String>,
 }
 
 /// A bound port's contents as stored.
@@ -94,8 +96,8 @@ impl Formula {
         self.definitions.iter().map(|one| one.name.as_str())
     }
 
-    /// Checks the definitions against their own manifest, for every way of binding it: all names are known, `has`
-    /// asks for optional ports only, every written port is defined with the right number of indices.
+    /// Checks the definitions against their own manifest, for every way of binding it: all names are known, functions
+    /// have as many arguments as they take, `has` asks for optional ports only, every written port is defined with the right number of indices.
     pub fn check(&self, manifest: &crate::kernel::Manifest) -> Result<(), FormulaError> {
         check::check(&self.definitions, manifest)
     }

@@ -119,6 +119,7 @@ impl FormulaError {
             definition,
             excerpt: excerpt.to_string(),
             at,
+            help: None,
         }
     }
 }

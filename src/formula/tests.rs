@@ -336,3 +336,20 @@ fn later_definitions_see_what_is_stored() {
     assert_eq!(got["c"], [0.5, 1.0 + f64::powi(2.0, -12)]);
     assert_eq!(got["y"], [1.0, 2.0]);
 }
+
+/// What is checked beforehand is what can be evaluated.
+#[test]
+fn every_function_has_a_value() {
+    for name in math::Function::names() {
+        let text = match name {
+            "has" => "if(has(y), 1, 0)".to_string(),
+            "sum" => "sum(p<1: 1)".to_string(),
+            "if" => "if(true, 1, 0)".to_string(),
+            name => {
+                let count = math::Function::named(name).unwrap().takes();
+                format!("{name}({})", vec!["1"; count].join(", "))
+            }
+        };
+        assert!(value(&text).is_ok(), "{text}");
+    }
+}

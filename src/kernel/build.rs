@@ -40,6 +40,26 @@ pub enum BuildError {
         /// What is wrong.
         reason: String,
     },
+    /// A text holds a byte that the GLSL compiler cannot be given.
+    #[error("{file}:{line}: byte {byte} of the file is zero, which GLSL has no use for")]
+    Zero {
+        /// The shader or include.
+        file: String,
+        /// The line that it stands in.
+        line: usize,
+        /// Its number in the file, from 0.
+        byte: usize,
+    },
+    /// A shader that does not begin with a `#version` of compute shaders.
+    #[error("{file}:{line}: a shader begins with `#version`, {found}")]
+    Version {
+        /// The shader.
+        file: String,
+        /// The first line that is no comment.
+        line: usize,
+        /// What is there instead.
+        found: String,
+    },
     /// The GLSL compiler said no.
     #[error("{shader} does not compile:\n{messages}")]
     Glsl {
@@ -57,6 +77,19 @@ pub enum BuildError {
         /// The shader.
         shader: String,
     },
+}
+
+impl BuildError {
+    /// What to do about it, where the message does not say so already.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Zero { .. } => Some("save it as UTF-8 text"),
+            Self::Version { .. } => {
+                Some("write `#version 460` in front; only comments and blank lines may precede it")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A shader with its definitions and includes in one text.
@@ -80,18 +113,15 @@ pub trait Builder {
 /// file, once per file) by the file's text. `#line` directives keep messages pointing at the files people edit.
 pub fn flatten(request: BuildRequest<'_>, sources: &dyn Sources) -> Result<Flattened, BuildError> {
     let path = format!("shaders/{}", request.shader);
-    let text = sources.read(&path)?;
+    let text = read(&path, sources)?;
+    let version = version_line(&path, &text)?;
     let mut out = String::with_capacity(text.len() * 2);
     let mut lines = text.lines();
-    let mut before = 1;
-    for line in lines.by_ref() {
+    for line in lines.by_ref().take(version) {
         out.push_str(line);
         out.push('\n');
-        before += 1;
-        if line.trim_start().starts_with("#version") {
-            break;
-        }
     }
+    let before = version + 1;
     out.push_str("#extension GL_GOOGLE_cpp_style_line_directive : require\n");
     let rest: Vec<&str> = lines.collect();
     let mut body = format!("#line {before} \"{path}\"\n");
@@ -102,6 +132,72 @@ pub fn flatten(request: BuildRequest<'_>, sources: &dyn Sources) -> Result<Flatt
     }
     out.push_str(&body);
     Ok(Flattened { path, text: out })
+}
+
+/// The text of a shader or include. Compilers take texts that end at a zero byte.
+fn read(path: &str, sources: &dyn Sources) -> Result<String, BuildError> {
+    let text = sources.read(path)?;
+    match text.find('\0') {
+        Some(byte) => Err(BuildError::Zero {
+            file: path.into(),
+            line: line_of(&text, byte),
+            byte,
+        }),
+        None => Ok(text),
+    }
+}
+
+/// The line of a byte, from 1.
+fn line_of(text: &str, byte: usize) -> usize {
+    1 + text[..byte].matches('\n').count()
+}
+
+/// The line of the `#version`, from 1. Only comments and space may stand before it; of a text without one, or with one
+/// that is too old, the compiler would print all that it knows to standard output.
+fn version_line(path: &str, text: &str) -> Result<usize, BuildError> {
+    let mut rest = text.trim_start();
+    loop {
+        let comment = match rest {
+            _ if rest.starts_with("//") => rest.find('\n'),
+            _ if rest.starts_with("/*") => rest[2..].find("*/").map(|end| end + 4),
+            _ => break,
+        };
+        rest = comment.map_or("", |end| &rest[end..]).trim_start();
+    }
+    let line = line_of(text, text.len() - rest.len());
+    let first = rest.lines().next().unwrap_or_default().trim_end();
+    let number = first
+        .strip_prefix('#')
+        .and_then(|directive| directive.trim_start().strip_prefix("version"))
+        .filter(|number| number.starts_with(char::is_whitespace))
+        .map(str::trim_start)
+        .and_then(|number| {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+            number
+                .split(|c| !word(c))
+                .next()
+                .filter(|word| !word.is_empty())
+        });
+    let found = match number.map(str::parse::<u32>) {
+        // 310 is the first of the embedded profile, 420 of the other one; which it is, the compiler looks at.
+        Some(Ok(310..)) => return Ok(line),
+        _ if text.trim().is_empty() => "this one is empty".into(),
+        _ if rest.is_empty() => "this one has nothing but comments".into(),
+        Some(Ok(old)) => format!("and {old} has no compute shaders"),
+        Some(Err(_)) => format!("and `{}` has no number", start(first)),
+        None => format!("this one with `{}`", start(first)),
+    };
+    Err(BuildError::Version {
+        file: path.into(),
+        line,
+        found,
+    })
+}
+
+/// The first characters of a line, with those visible that are not.
+fn start(line: &str) -> String {
+    let shown: String = line.chars().take(40).collect();
+    shown.escape_debug().to_string()
 }
 
 /// The definitions whose name stands in `text`, or in the value of a later one that does: an option that a shader
@@ -161,7 +257,7 @@ fn append(
             return Err(fail(format!("includes nested deeper than {MAX_INCLUDES}")));
         }
         if seen.insert(target.clone()) {
-            let text = sources.read(&target)?;
+            let text = read(&target, sources)?;
             let inner: Vec<&str> = text.lines().collect();
             out.push_str(&format!("#line 1 \"{target}\"\n"));
             append(out, &target, &inner, 1, sources, seen, depth + 1)?;
@@ -218,6 +314,10 @@ impl Builder for ShadercBuilder {
             shader: shader.path.clone(),
             messages,
         };
+        // Texts from files have none; a definition could.
+        if shader.text.contains('\0') {
+            return Err(fail("a definition holds a zero byte".into()));
+        }
         let mut options =
             shaderc::CompileOptions::new().map_err(|error| fail(error.to_string()))?;
         options.set_target_env(
@@ -372,6 +472,19 @@ mod tests {
     }
 
     #[test]
+    fn definitions_stand_behind_the_version_that_counts() {
+        let text = "/*\n#version 110\n*/\n# version 460\nint a[N];\n";
+        let request = BuildRequest {
+            shader: "k.comp",
+            defines: &[("N".to_string(), "4".to_string())],
+        };
+        let flat = flatten(request, &texts(&[("shaders/k.comp", text)])).unwrap();
+        let end = "# version 460\n#extension GL_GOOGLE_cpp_style_line_directive : require\n#define N 4\n\
+            #line 5 \"shaders/k.comp\"\nint a[N];\n";
+        assert!(flat.text.ends_with(end), "{}", flat.text);
+    }
+
+    #[test]
     fn definitions_that_nobody_mentions_are_left_out() {
         let sources = texts(&[("shaders/k.comp", "#version 460\nint a = ACT + Nn + N_;\n")]);
         let defines = ["ACT_RELU 0", "ACT_GELU 1", "ACT ACT_GELU", "N 4", "A float"];
@@ -409,6 +522,81 @@ mod tests {
             error.to_string(),
             "shaders/k.comp:2: `../../secret` leaves the shader folder"
         );
+    }
+
+    fn refused(files: &[(&str, &str)]) -> String {
+        let request = BuildRequest {
+            shader: "k.comp",
+            defines: &[],
+        };
+        flatten(request, &texts(files)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_zero_byte_is_refused_with_its_place() {
+        let zero = "#version 460\nvoid main() {}\0\n";
+        assert_eq!(
+            refused(&[("shaders/k.comp", zero)]),
+            "shaders/k.comp:2: byte 27 of the file is zero, which GLSL has no use for"
+        );
+        let main = "#version 460\n#include \"a.glsl\"\n";
+        assert_eq!(
+            refused(&[("shaders/k.comp", main), ("shaders/a.glsl", "int a;\n\0")]),
+            "shaders/a.glsl:2: byte 7 of the file is zero, which GLSL has no use for"
+        );
+    }
+
+    #[test]
+    fn a_shader_begins_with_its_version() {
+        let line = |text: &str| version_line("k", text).unwrap();
+        assert_eq!(line("#version 460\n"), 1);
+        assert_eq!(line("\n// #version 110\n  # version 310 es"), 3);
+        assert_eq!(line("/*\n#version 110\n*/ /**/ #version 450 core // x"), 3);
+        assert_eq!(line("#version 460// x"), 1);
+        for (text, said) in [
+            ("", "1: a shader begins with `#version`, this one is empty"),
+            (
+                " \n\n",
+                "3: a shader begins with `#version`, this one is empty",
+            ),
+            (
+                "// x\n/* y",
+                "2: a shader begins with `#version`, this one has nothing but comments",
+            ),
+            (
+                "// x",
+                "1: a shader begins with `#version`, this one has nothing but comments",
+            ),
+            (
+                "// x\nint a;\n#version 460",
+                "2: a shader begins with `#version`, this one with `int a;`",
+            ),
+            (
+                "\u{feff}#version 460",
+                "1: a shader begins with `#version`, this one with `\\u{feff}#version 460`",
+            ),
+            (
+                "#versions 460",
+                "1: a shader begins with `#version`, this one with `#versions 460`",
+            ),
+            (
+                "#version",
+                "1: a shader begins with `#version`, this one with `#version`",
+            ),
+            (
+                "#version x",
+                "1: a shader begins with `#version`, and `#version x` has no number",
+            ),
+            (
+                "#version 110",
+                "1: a shader begins with `#version`, and 110 has no compute shaders",
+            ),
+        ] {
+            assert_eq!(
+                refused(&[("shaders/k.comp", text)]),
+                format!("shaders/k.comp:{said}")
+            );
+        }
     }
 
     struct Counting(Cell<u32>);

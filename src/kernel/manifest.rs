@@ -89,8 +89,9 @@ impl Reader {
             Err(error) => {
                 let span = inside(text, error.at);
                 let message = format!("`{}` is not an expression: {}", text.value, error.message);
-                self.found
-                    .push(Diagnostic::error(code::EXPRESSION, message).at(span, ""));
+                let mut diagnostic = Diagnostic::error(code::EXPRESSION, message).at(span, "");
+                diagnostic.help.extend(error.help);
+                self.found.push(diagnostic);
                 return Expr::int(1);
             }
         };
@@ -254,8 +255,9 @@ impl Reader {
             "the reference formula `{text}` of kernel `{whole}` does not hold together: {}",
             error.message
         );
-        self.found
-            .push(Diagnostic::error(code::FORMULA, message).at(span, ""));
+        let mut diagnostic = Diagnostic::error(code::FORMULA, message).at(span, "");
+        diagnostic.help.extend(error.help);
+        self.found.push(diagnostic);
     }
 
     fn define(&mut self, name: &Name, scope: &mut Scope, what: &str) {

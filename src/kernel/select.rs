@@ -90,7 +90,9 @@ fn bound<'a>(
 }
 
 /// The best variant for these sizes on this device. `forced` names a variant (a test, a user) and then only that
-/// one is looked at; otherwise the profile's choices come first, then the manifest's own preference.
+/// one is looked at; otherwise the profile's choices come first, then the manifest's own preference. A variant that the
+/// device and `when` allow, but one of whose expressions has no value, is a mistake of its manifest and no variant to pass
+/// over.
 pub fn select(
     manifest: &Manifest,
     binding: &Binding,
@@ -119,13 +121,13 @@ pub fn select(
         if forced.is_some_and(|forced| forced.name != variant.name) {
             continue;
         }
-        if let Ok(selected) = selector.instance(variant, &choice.spec) {
+        if let Ok(selected) = selector.attempt(variant, &choice.spec)? {
             return Ok(selected);
         }
     }
     if let Some(variant) = forced {
         return selector
-            .instance(variant, &BTreeMap::new())
+            .attempt(variant, &BTreeMap::new())?
             .map_err(|reason| {
                 let message = format!(
                     "kernel `{}` cannot run as variant `{}`: {reason}",
@@ -138,7 +140,7 @@ pub fn select(
     order.sort_by_key(|variant| std::cmp::Reverse(variant.prefer));
     let mut reasons = Vec::new();
     for variant in order {
-        match selector.instance(variant, &BTreeMap::new()) {
+        match selector.attempt(variant, &BTreeMap::new())? {
             Ok(selected) => return Ok(selected),
             Err(reason) => reasons.push(format!("variant `{}`: {reason}", variant.name)),
         }
@@ -170,6 +172,54 @@ fn device_environment(
 
 /// Why a variant is not possible, in words that continue `variant x: `.
 type Reason = String;
+
+/// Why a variant is not taken.
+enum Refusal {
+    /// The device or these sizes rule it out.
+    Impossible(Reason),
+    /// Nothing rules it out, but an expression has no value.
+    NoValue(NoValue),
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::Impossible(reason)
+    }
+}
+
+impl From<NoValue> for Refusal {
+    fn from(missing: NoValue) -> Self {
+        Self::NoValue(missing)
+    }
+}
+
+/// An expression without a value.
+struct NoValue {
+    /// Where in the manifest it stands.
+    place: String,
+    expr: String,
+    said: String,
+    /// The value of every name in it.
+    names: Vec<String>,
+}
+
+impl NoValue {
+    fn new(place: &str, expr: &Expr, error: &ExprError, env: &BTreeMap<String, Value>) -> Self {
+        let mut names = expr.names();
+        names.sort_unstable();
+        names.dedup();
+        let known = |name: &&str| match env.get(*name) {
+            Some(value) => format!("{name} = {value}"),
+            None => format!("{name} has no value here"),
+        };
+        Self {
+            place: place.into(),
+            expr: expr.text().into(),
+            said: error.message.clone(),
+            names: names.iter().map(known).collect(),
+        }
+    }
+}
 
 struct Selector<'a> {
     manifest: &'a Manifest,
@@ -240,36 +290,63 @@ impl<'a> Selector<'a> {
         Ok(())
     }
 
+    /// The variant with every choice made, or why the device or these sizes rule it out.
+    fn attempt(
+        &self,
+        variant: &Variant,
+        chosen: &BTreeMap<String, u32>,
+    ) -> Result<Result<Selected, Reason>, Diagnostic> {
+        match self.instance(variant, chosen) {
+            Ok(selected) => Ok(Ok(selected)),
+            Err(Refusal::Impossible(reason)) => Ok(Err(reason)),
+            Err(Refusal::NoValue(missing)) => {
+                let message = format!(
+                    "nothing rules out variant `{}` of kernel `{}` here, but {} has no value: `{}`: {}",
+                    variant.name, self.manifest.name, missing.place, missing.expr, missing.said
+                );
+                let mut diagnostic = Diagnostic::error(code::NO_VALUE, message);
+                if !missing.names.is_empty() {
+                    diagnostic = diagnostic.note(missing.names.join(", "));
+                }
+                Err(diagnostic.help(format!(
+                    "say in `when` of the variant which sizes it is for, or correct the expression, in `{}`",
+                    self.manifest.path
+                )))
+            }
+        }
+    }
+
     fn instance(
         &self,
         variant: &Variant,
         chosen: &BTreeMap<String, u32>,
-    ) -> Result<Selected, Reason> {
-        let relays = self.relays(variant)?;
-        let needs = self.needs(variant, relays.is_some());
+    ) -> Result<Selected, Refusal> {
+        let mut needs = self.needs(variant);
         let lacking: Vec<&str> = needs
             .difference(&self.profile.features)
             .map(|feature| feature.name())
             .collect();
         if !lacking.is_empty() {
-            return Err(format!("the device lacks {}", lacking.join(", ")));
+            return Err(format!("the device lacks {}", lacking.join(", ")).into());
         }
         if let Some(when) = &variant.when
             && !when
                 .eval_bool(&self.env)
-                .map_err(|error| value_error(when, &error))?
+                .map_err(|error| NoValue::new("`when`", when, &error, &self.env))?
         {
-            return Err(format!("`{when}` does not hold"));
+            return Err(format!("`{when}` does not hold").into());
         }
+        let relays = self.relays(variant)?;
+        needs.extend(relays.as_ref().map(|_| Feature::Relay));
         let mut env = self.env.clone();
         let mut spec = Vec::new();
         for (id, constant) in (0u32..).zip(&variant.spec) {
             let value = match chosen.get(&constant.name) {
                 Some(value) => i64::from(*value),
-                None => constant
-                    .default
-                    .eval_int(&env)
-                    .map_err(|error| value_error(&constant.default, &error))?,
+                None => constant.default.eval_int(&env).map_err(|error| {
+                    let place = format!("the default of `{}`", constant.name);
+                    NoValue::new(&place, &constant.default, &error, &env)
+                })?,
             };
             let value = u32::try_from(value)
                 .ok()
@@ -285,10 +362,10 @@ impl<'a> Selector<'a> {
         }
         let mut defined = Vec::new();
         for (name, expr) in &variant.defines {
-            defined.push((
-                name.clone(),
-                expr.eval(&env).map_err(|error| value_error(expr, &error))?,
-            ));
+            let value = expr.eval(&env).map_err(|error| {
+                NoValue::new(&format!("the definition `{name}`"), expr, &error, &env)
+            })?;
+            defined.push((name.clone(), value));
         }
         env.extend(defined.iter().cloned());
         let local_size = self.local_size(variant, &env)?;
@@ -298,7 +375,7 @@ impl<'a> Selector<'a> {
         let shared_bytes = match &variant.shared_bytes {
             Some(expr) => Some(
                 expr.eval_size(&env)
-                    .map_err(|error| value_error(expr, &error))?,
+                    .map_err(|error| NoValue::new("`shared_bytes`", expr, &error, &env))?,
             ),
             None => None,
         };
@@ -317,7 +394,7 @@ impl<'a> Selector<'a> {
             flops: match &self.manifest.flops {
                 Some(expr) => expr
                     .eval_size(&env)
-                    .map_err(|error| value_error(expr, &error))?,
+                    .map_err(|error| NoValue::new("`flops`", expr, &error, &env))?,
                 None => 0,
             },
             touched: self.touched(&env)?,
@@ -331,7 +408,7 @@ impl<'a> Selector<'a> {
     }
 
     /// What the variant declares, and what the element types of its ports imply.
-    fn needs(&self, variant: &Variant, relays: bool) -> BTreeSet<Feature> {
+    fn needs(&self, variant: &Variant) -> BTreeSet<Feature> {
         let stored = self
             .binding
             .ports
@@ -346,13 +423,12 @@ impl<'a> Selector<'a> {
                 DType::I8 | DType::U8 => Some(Feature::StorageI8),
                 DType::F32 | DType::I32 | DType::U32 => None,
             });
-        let relay = relays.then_some(Feature::Relay);
         let declared = variant.needs.iter().copied();
-        declared.chain(stored).chain(relay).collect()
+        declared.chain(stored).collect()
     }
 
     /// The ports that the variant has from before its chain, if it waits for the pass before it here.
-    fn relays(&self, variant: &Variant) -> Result<Option<Vec<u32>>, Reason> {
+    fn relays(&self, variant: &Variant) -> Result<Option<Vec<u32>>, NoValue> {
         let can = self.profile.features.contains(&Feature::Relay);
         let Some(relays) = variant.relays.as_ref().filter(|_| can) else {
             return Ok(None);
@@ -360,7 +436,7 @@ impl<'a> Selector<'a> {
         let wanted = match &relays.when {
             Some(when) => when
                 .eval_bool(&self.env)
-                .map_err(|error| value_error(when, &error))?,
+                .map_err(|error| NoValue::new("`when` of `relays`", when, &error, &self.env))?,
             None => true,
         };
         Ok(wanted.then(|| relays.before.clone()))
@@ -370,9 +446,9 @@ impl<'a> Selector<'a> {
         &self,
         variant: &Variant,
         env: &BTreeMap<String, Value>,
-    ) -> Result<[u32; 3], Reason> {
+    ) -> Result<[u32; 3], Refusal> {
         let limits = &self.profile.limits;
-        let size = sizes(&variant.local_size, env)?;
+        let size = sizes("`local_size`", &variant.local_size, env)?;
         if size
             .iter()
             .zip(limits.max_workgroup_size)
@@ -381,26 +457,33 @@ impl<'a> Selector<'a> {
             return Err(format!(
                 "its workgroup of {size:?} is empty or exceeds the device's {:?}",
                 limits.max_workgroup_size
-            ));
+            )
+            .into());
         }
         let invocations: u64 = size.iter().product();
         if invocations > limits.max_invocations.into() {
             return Err(format!(
                 "its workgroup of {invocations} invocations exceeds the device's {}",
                 limits.max_invocations
-            ));
+            )
+            .into());
         }
         Ok(size.map(|axis| axis as u32))
     }
 
-    fn groups(&self, variant: &Variant, env: &BTreeMap<String, Value>) -> Result<[u32; 3], Reason> {
-        let counts = sizes(&variant.dispatch, env)?;
+    fn groups(
+        &self,
+        variant: &Variant,
+        env: &BTreeMap<String, Value>,
+    ) -> Result<[u32; 3], Refusal> {
+        let counts = sizes("`dispatch`", &variant.dispatch, env)?;
         let folded = fold(counts, &self.profile.limits);
         folded.ok_or_else(|| {
             format!(
                 "it takes {counts:?} workgroups, the device allows {:?}",
                 self.profile.limits.max_workgroup_count
             )
+            .into()
         })
     }
 
@@ -437,17 +520,18 @@ impl<'a> Selector<'a> {
         }
     }
 
-    fn touched(&self, env: &BTreeMap<String, Value>) -> Result<BTreeMap<u32, u64>, Reason> {
+    fn touched(&self, env: &BTreeMap<String, Value>) -> Result<BTreeMap<u32, u64>, NoValue> {
         let touched = self.manifest.touched.iter();
         touched
             .map(|(port, expr)| {
                 let elements = expr.eval_size(env);
-                Ok((*port, elements.map_err(|error| value_error(expr, &error))?))
+                let missing = |error| NoValue::new("`touched`", expr, &error, env);
+                Ok((*port, elements.map_err(missing)?))
             })
             .collect()
     }
 
-    fn push(&self) -> Result<Vec<u8>, Reason> {
+    fn push(&self) -> Result<Vec<u8>, Refusal> {
         let mut bytes = Vec::with_capacity(4 * self.manifest.push.len());
         for field in &self.manifest.push {
             bytes.extend(push_bytes(field, &self.env)?);
@@ -456,12 +540,16 @@ impl<'a> Selector<'a> {
     }
 }
 
-fn sizes(exprs: &[Expr; 3], env: &BTreeMap<String, Value>) -> Result<[u64; 3], Reason> {
+fn sizes(
+    place: &str,
+    exprs: &[Expr; 3],
+    env: &BTreeMap<String, Value>,
+) -> Result<[u64; 3], NoValue> {
     let mut sizes = [0; 3];
     for (size, expr) in sizes.iter_mut().zip(exprs) {
         *size = expr
             .eval_size(env)
-            .map_err(|error| value_error(expr, &error))?;
+            .map_err(|error| NoValue::new(place, expr, &error, env))?;
     }
     Ok(sizes)
 }
@@ -486,16 +574,16 @@ fn fold(counts: [u64; 3], limits: &Limits) -> Option<[u32; 3]> {
     fits.then(|| folded.map(|count| count as u32))
 }
 
-fn push_bytes(field: &PushField, env: &BTreeMap<String, Value>) -> Result<[u8; 4], Reason> {
-    let value = field
-        .value
-        .eval(env)
-        .map_err(|error| value_error(&field.value, &error))?;
+fn push_bytes(field: &PushField, env: &BTreeMap<String, Value>) -> Result<[u8; 4], Refusal> {
+    let value = field.value.eval(env).map_err(|error| {
+        let place = format!("push constant `{}`", field.name);
+        NoValue::new(&place, &field.value, &error, env)
+    })?;
     let wrong = || {
-        format!(
+        Refusal::from(format!(
             "push constant `{}` is {value}, which is no {}",
             field.name, field.dtype
-        )
+        ))
     };
     match field.dtype {
         DType::F32 => value
@@ -511,10 +599,6 @@ fn push_bytes(field: &PushField, env: &BTreeMap<String, Value>) -> Result<[u8; 4
             number.map(u32::to_le_bytes).ok_or_else(wrong)
         }
     }
-}
-
-fn value_error(expr: &Expr, error: &ExprError) -> Reason {
-    format!("`{expr}` has no value: {error}")
 }
 
 #[cfg(test)]

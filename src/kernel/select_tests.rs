@@ -308,6 +308,79 @@ fn when_nothing_fits_every_variant_says_why() {
     }
 }
 
+/// `even` with another word in it: it is the best variant where n is even and the type f32.
+fn even_but(from: &str, to: &str) -> Manifest {
+    let text = DOUBLE.replacen(from, to, 1);
+    assert_ne!(text, DOUBLE, "{from}");
+    let mut map = SourceMap::default();
+    let file = map.add("shaders/double.ron", text);
+    manifest::parse(file, &map).unwrap_or_else(|found| panic!("{}", found.render(&map, false)))
+}
+
+#[test]
+fn an_expression_without_a_value_is_an_error_and_no_fallback() {
+    let even = "local_size: [\"32\", \"1\", \"1\"], dispatch: [\"ceil(n / 64)\"";
+    for (from, to, words) in [
+        (
+            "[\"ceil(n / 64)\"",
+            "[\"n / 64\"",
+            "`dispatch` has no value: `n / 64`: 8 is not a multiple of 64",
+        ),
+        (
+            even,
+            "spec: { \"T\": Spec(default: \"n / 3\", min: \"1\", max: \"9\") }, local_size: [\"T\", \"1\", \"1\"], dispatch: [\"1\"",
+            "the default of `T` has no value: `n / 3`: 8 is not a multiple of 3",
+        ),
+        (
+            even,
+            "defines: { \"D\": \"n / 3\" }, local_size: [\"1\", \"1\", \"1\"], dispatch: [\"1\"",
+            "the definition `D` has no value",
+        ),
+        (
+            "local_size: [\"32\", \"1\", \"1\"], dispatch: [\"ceil(n / 64)\"",
+            "local_size: [\"4 - n\", \"1\", \"1\"], dispatch: [\"1\"",
+            "`local_size` has no value: `4 - n`: expected a size, got -4",
+        ),
+        (
+            "when: \"n % 2 == 0 && A == 'f32'\"",
+            "when: \"n / 3 > 1\"",
+            "`when` has no value: `n / 3 > 1`: 8 is not a multiple of 3",
+        ),
+    ] {
+        let manifest = even_but(from, to);
+        let found = select(&manifest, &list(8, DType::F32), &device(), None).unwrap_err();
+        assert_eq!(found.code, code::NO_VALUE, "{to}: {}", found.message);
+        let start = "nothing rules out variant `even` of kernel `double` here, but ";
+        assert!(found.message.starts_with(start), "{}", found.message);
+        assert!(found.message.contains(words), "{}", found.message);
+        assert!(found.notes[0].contains("n = 8"), "{:?}", found.notes);
+        assert!(found.help[0].contains("shaders/double.ron"));
+    }
+    let manifest = even_but("[\"ceil(n / 64)\"", "[\"n / 64\"");
+    let select = |n, device: &DeviceProfile, forced| {
+        select(&manifest, &list(n, DType::F32), device, forced)
+            .map(|selected| selected.variant)
+            .map_err(|found| found.code)
+    };
+    // Asked for by name or by a profile it is the same mistake.
+    assert_eq!(select(8, &device(), Some("even")), Err(code::NO_VALUE));
+    let mut asks = device();
+    let choice = Choice {
+        when: None,
+        variant: "even".into(),
+        spec: BTreeMap::new(),
+    };
+    asks.choices.insert("double".into(), vec![choice]);
+    assert_eq!(select(8, &asks, None), Err(code::NO_VALUE));
+    // Where `when` does not hold, or a better variant is possible, nobody looks.
+    assert_eq!(select(7, &device(), None), Ok("plain".into()));
+    assert_eq!(select(64, &device(), None), Ok("even".into()));
+    let mut rich = device();
+    rich.features
+        .extend([Feature::Subgroup32, Feature::CoopmatF16]);
+    assert_eq!(select(8, &rich, None), Ok("wide".into()));
+}
+
 #[test]
 fn long_rows_of_workgroups_are_folded() {
     let limits = device().limits;

@@ -215,10 +215,12 @@ fn check(profile: &DeviceProfile, file: FileId, map: &SourceMap) -> Result<(), D
         if let Some(when) = &choice.when
             && let Err(error) = Expr::parse(when)
         {
+            let help = error.help.as_ref().map(|help| format!("; {help}"));
             wrong(
                 when,
                 format!(
-                    "the condition `{when}` of a choice for `{kernel}` is no expression: {error}"
+                    "the condition `{when}` of a choice for `{kernel}` is no expression: {error}{}",
+                    help.unwrap_or_default()
                 ),
             );
         }

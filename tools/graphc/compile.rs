@@ -1,4 +1,5 @@
-//! `graphc compile GRAPH.ron`: a plan file, dumps of the stages, the summary.
+//! `graphc compile GRAPH.ron`: a plan file, dumps of the stages, the summary. Shaders are built and held against their
+//! manifests whether the plan is written or not, so that a mistake in one is not found later.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,7 +47,8 @@ pub struct Args {
     /// the device has]
     #[arg(long, value_name = "BYTES|MiB|GiB", value_parser = crate::request::bytes)]
     device_memory_limit: Option<u64>,
-    /// Do not build shaders: the plan can be studied but not run
+    /// Do not build shaders: the plan can be studied but not run, and mistakes in shaders are not found. Nor are shaders
+    /// built where `--emit` names only stages before them (flat, typed, fused)
     #[arg(long, conflicts_with = "output")]
     no_shaders: bool,
 }
@@ -55,10 +57,12 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (sources, path) = context.graph(&args.graph.graph)?;
     let (profiles, profile) = context.profile(&args.profile)?;
-    let builder = if args.no_shaders || args.output.is_none() {
-        None
-    } else {
-        Some(shaders::builder(context)?)
+    let emit = args.emit();
+    // Who looks at a stage before shaders may be in the middle of writing one.
+    let before = !emit.is_empty() && !emit.iter().any(|stage| stage.has_kernels());
+    let builder = match args.no_shaders || before && args.output.is_none() {
+        true => None,
+        false => Some(shaders::builder(context)?),
     };
     let started = Instant::now();
     let mut map = SourceMap::default();
@@ -66,7 +70,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         (&sources as _, path.as_str()),
         (&profiles as _, profile.as_str()),
     );
-    let compiled = match compiled(&args, graph, profile, builder.as_deref(), &mut map)? {
+    let builder = builder.as_deref();
+    let compiled = match compiled(&args, &emit, graph, profile, builder, &mut map)? {
         Ok(compiled) => compiled,
         Err(problems) => return Err(Failure::Diagnosed(problems, map)),
     };
@@ -85,11 +90,19 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let bytes = codec::encode(&compiled.plan).map_err(Failure::failed)?;
         output::write(path, &bytes)?;
     }
-    finish(&args, &compiled, elapsed_ms, context)
+    finish(&args, &compiled, builder.is_some(), elapsed_ms, context)
+}
+
+impl Args {
+    fn emit(&self) -> Vec<Stage> {
+        let named = |name: &String| Stage::ALL.into_iter().find(|stage| stage.name() == name);
+        self.emit.iter().filter_map(named).collect()
+    }
 }
 
 fn compiled(
     args: &Args,
+    emit: &[Stage],
     (sources, path): (&dyn Sources, &str),
     (profiles, profile): (&dyn Sources, &str),
     builder: Option<&dyn Builder>,
@@ -102,13 +115,11 @@ fn compiled(
     };
     let limits = &mut profile.limits;
     limits.device_memory = args.device_memory_limit.or(limits.device_memory);
-    let named = |name: &String| Stage::ALL.into_iter().find(|stage| stage.name() == name);
-    let emit: Vec<Stage> = args.emit.iter().filter_map(named).collect();
     let job = Job {
         fusion: args.graph.fusion(),
         builder,
         max_submit_ms: args.max_submit_ms,
-        emit: &emit,
+        emit,
         ..Job::new(path, sources, &profile, &requests)
     };
     Ok(compile(&job, map))
@@ -118,6 +129,7 @@ fn compiled(
 fn finish(
     args: &Args,
     compiled: &Compiled,
+    shaders: bool,
     elapsed_ms: f64,
     context: &Context,
 ) -> Result<(), Failure> {
@@ -136,7 +148,11 @@ fn finish(
         };
     }
     let summary = dump::summary(&compiled.plan);
-    let text = format!("{}; compiled in {elapsed_ms:.0} ms\n", summary.trim_end());
+    let without = if shaders { "" } else { " without shaders" };
+    let text = format!(
+        "{}; compiled in {elapsed_ms:.0} ms{without}\n",
+        summary.trim_end()
+    );
     if plan_on_stdout {
         say(context, &text)
     } else {

@@ -119,6 +119,7 @@ fn failed(
     let message = format!("`{}`: {}", text.value, error.message);
     let mut diagnostic =
         Diagnostic::error(codes::BAD_EXPRESSION, message).at(inside(text, offset, error), "");
+    diagnostic.help.extend(error.help.clone());
     let Some(expr) = expr else {
         return diagnostic.into();
     };

@@ -294,11 +294,14 @@ impl<'a> Reader<'a> {
         match Expr::parse(&text.value) {
             Ok(expr) => Some(expr),
             Err(error) => {
-                self.fail(
-                    codes::RULE_EXPRESSION,
-                    text,
-                    format!("cannot read `{}`: {}", text.value, error.message),
+                let message = format!(
+                    "fusion rule `{}` cannot read `{}`: {}",
+                    self.fuse.name.value, text.value, error.message
                 );
+                let mut diagnostic =
+                    Diagnostic::error(codes::RULE_EXPRESSION, message).at(text.span, "");
+                diagnostic.help.extend(error.help);
+                self.problems.push(diagnostic);
                 None
             }
         }
