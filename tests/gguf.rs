@@ -373,6 +373,10 @@ fn contradictory_metadata_is_refused() {
             vocabulary(&|file| set(file, "tokenizer.ggml.eos_token_id", 4, number(4))),
         ),
         (
+            "G0820_gguf_more_layers",
+            vocabulary(&|file| set(file, "llama.block_count", 4, number(1))),
+        ),
+        (
             "G0820_gguf_score_nan",
             vocabulary(&|file| {
                 let nan = f32::NAN.to_le_bytes().to_vec();

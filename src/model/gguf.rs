@@ -99,7 +99,7 @@ fn add_vocabulary_size(file: &Gguf, values: &mut BTreeMap<String, Value>) -> Res
     }
 }
 
-/// The tensors of every layer that the metadata counts must be there.
+/// The layers that have tensors are those that the metadata counts.
 fn check_layers(file: &Gguf, values: &BTreeMap<String, Value>) -> Result<(), String> {
     let Some(said) = values.get("block_count").and_then(Value::as_int) else {
         return Ok(());
@@ -112,8 +112,11 @@ fn check_layers(file: &Gguf, values: &BTreeMap<String, Value>) -> Result<(), Str
             .ok()
     };
     match file.tensors().filter_map(layer).max() {
-        Some(last) if last < said - 1 => Err(format!(
+        Some(last) if last < said.saturating_sub(1) => Err(format!(
             "its metadata counts {said} layers, but its last tensors are those of layer {last} (`blk.{last}.*`)"
+        )),
+        Some(last) if last >= said => Err(format!(
+            "its metadata counts {said} layers, but its last tensors are those of layer {last} (`blk.{last}.*`, from 0)"
         )),
         _ => Ok(()),
     }

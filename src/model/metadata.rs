@@ -238,6 +238,14 @@ impl ModelMetadata {
         })
     }
 
+    /// The file that says what the model is: the GGUF file, or config.json.
+    pub fn file(&self) -> PathBuf {
+        match self.gguf {
+            Some(_) => self.checkpoint.clone(),
+            None => self.folder.join("config.json"),
+        }
+    }
+
     /// `model_type` of config.json.
     pub fn model_type(&self) -> Result<&str, MetadataError> {
         match self.values.get("model_type") {
@@ -252,7 +260,7 @@ impl ModelMetadata {
 
     fn config_error(&self, reason: String) -> MetadataError {
         MetadataError::Config {
-            path: self.folder.join("config.json"),
+            path: self.file(),
             reason,
         }
     }
