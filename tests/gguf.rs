@@ -377,6 +377,25 @@ fn contradictory_metadata_is_refused() {
             vocabulary(&|file| set(file, "llama.block_count", 4, number(1))),
         ),
         (
+            "G0820_gguf_smaller_vocabulary",
+            model().u32("llama.vocab_size", 1),
+        ),
+        (
+            "G0820_gguf_no_merges",
+            vocabulary(&|file| file.keys.retain(|(key, ..)| key != "tokenizer.ggml.merges")),
+        ),
+        (
+            "G0820_gguf_empty_merges",
+            vocabulary(&|file| set(file, "tokenizer.ggml.merges", 9, texts(&[]))),
+        ),
+        (
+            "G0820_gguf_no_token_types",
+            vocabulary(&|file| {
+                file.keys
+                    .retain(|(key, ..)| key != "tokenizer.ggml.token_type");
+            }),
+        ),
+        (
             "G0820_gguf_score_nan",
             vocabulary(&|file| {
                 let nan = f32::NAN.to_le_bytes().to_vec();

@@ -88,7 +88,7 @@ fn add_vocabulary_size(file: &Gguf, values: &mut BTreeMap<String, Value>) -> Res
     };
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     match values.get("vocab_size").and_then(Value::as_int) {
-        Some(said) if said > rows => Err(format!(
+        Some(said) if said != rows => Err(format!(
             "its metadata has a vocabulary of {said} tokens, but `{EMBEDDING}` has {rows} rows"
         )),
         Some(_) => Ok(()),
@@ -162,7 +162,18 @@ impl<'a> Vocabulary<'a> {
     pub(super) fn of(file: &'a Gguf) -> Result<Self, String> {
         let keys = Keys(file);
         let tokens: Vec<&str> = keys.list("tokens")?.ok_or_else(|| keys.missing("tokens"))?;
+        let model: &str = keys.get("model")?.ok_or_else(|| keys.missing("model"))?;
         let (scores, kinds) = (keys.list::<f32>("scores")?, keys.list::<i32>("token_type")?);
+        if kinds.is_none() {
+            return Err(keys.needed("token_type", "control tokens could not be told from text"));
+        }
+        let merges: Option<Vec<&str>> = keys.list("merges")?;
+        if model == "gpt2" && merges.as_ref().is_none_or(Vec::is_empty) {
+            return Err(keys.needed(
+                "merges",
+                "byte-pair encoding would cut every text into bytes",
+            ));
+        }
         let lengths = [
             ("scores", scores.as_ref().map(Vec::len)),
             ("token_type", kinds.as_ref().map(Vec::len)),
@@ -177,9 +188,9 @@ impl<'a> Vocabulary<'a> {
         }
         let id = |key: &str| keys.id(key, tokens.len());
         Ok(Self {
-            model: keys.get("model")?.ok_or_else(|| keys.missing("model"))?,
+            model,
             pre: keys.get("pre")?,
-            merges: keys.list("merges")?.unwrap_or_default(),
+            merges: merges.unwrap_or_default(),
             bos: id("bos_token_id")?,
             eos: id("eos_token_id")?,
             eot: id("eot_token_id")?,
@@ -209,6 +220,10 @@ struct Keys<'a>(&'a Gguf);
 impl<'a> Keys<'a> {
     fn missing(&self, key: &str) -> String {
         format!("it has no `tokenizer.ggml.{key}`, so it has no tokenizer")
+    }
+
+    fn needed(&self, key: &str, why: &str) -> String {
+        format!("it has no `tokenizer.ggml.{key}`, without which {why}")
     }
 
     fn get<T: Typed<'a>>(&self, key: &str) -> Result<Option<T>, String> {
