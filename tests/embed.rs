@@ -245,6 +245,31 @@ fn lines_become_arrays_in_every_format() {
     assert_eq!(values, json.concat());
 }
 
+/// A model without its tokenizer, and one that is named by one of its files.
+#[test]
+fn an_incomplete_model_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        model().join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    let refused = |path: &std::path::Path, wanted: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_graphc"))
+            .args(["embed", "--color=never", "a text", "--model"])
+            .arg(path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{said}");
+    };
+    let sides = ["error[G0801]", "tokenizer.json: it is missing", "= help: "];
+    refused(folder.path(), &sides);
+    let config = folder.path().join("config.json");
+    refused(&config, &["error[G0601]", "config.json", "name its folder"]);
+}
+
 /// MiniLM with one layer fewer in its configuration is another model; as it is, nothing is to be said about it.
 #[test]
 fn a_layer_that_is_not_counted_is_bad_input() {

@@ -18,6 +18,8 @@ const MAX_LIST: usize = 1024;
 const MAX_TEXT: usize = 1024;
 /// The matrix whose rows are the vocabulary.
 const EMBEDDING: &str = "token_embd.weight";
+/// The key for the number of positions.
+pub(super) const POSITIONS: &str = "context_length";
 
 /// The values of a file by key, or what in them contradicts its tensors.
 pub(super) fn values(file: &Gguf) -> Result<BTreeMap<String, Value>, String> {
@@ -58,7 +60,7 @@ pub(super) fn values(file: &Gguf) -> Result<BTreeMap<String, Value>, String> {
         values.entry(key).or_insert(value);
     }
     values.insert("model_type".into(), Value::Text(architecture.into()));
-    if let Some(context) = values.get("context_length").cloned() {
+    if let Some(context) = values.get(POSITIONS).cloned() {
         values.insert("max_positions".into(), context);
     }
     add_vocabulary_size(file, &mut values)?;

@@ -10,7 +10,6 @@ use graphc::compile::{Job, compile};
 use graphc::device::DeviceProfile;
 use graphc::diag::{Diagnostics, Severity};
 use graphc::dtype::DType;
-use graphc::expr::Value;
 use graphc::graph::{FuseOptions, Request, Tensors};
 use graphc::model::bucket::Bucket;
 use graphc::model::metadata::{ModelMetadata, find_graph};
@@ -141,21 +140,21 @@ impl Model {
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer, Failure> {
-        let positions = self.number("max_positions", u64::MAX)?;
-        let rows = self.number("vocab_size", 0)?;
+        let positions = self.number("max_positions", Some(u64::MAX))?;
+        let rows = self.number("vocab_size", None)?;
         Tokenizer::load(&self.metadata.folder, positions, rows)
-            .map_err(|error| Failure::coded(error.code(), &error))
+            .map_err(|error| Failure::diagnosed(error.code(), &error))
     }
 
-    /// A number that the model must have.
-    pub fn number(&self, key: &str, otherwise: u64) -> Result<u64, Failure> {
-        match self.metadata.values.get(key) {
-            Some(Value::Int(number)) if *number > 0 => Ok(number.unsigned_abs()),
-            None if otherwise > 0 => Ok(otherwise),
-            _ => Err(Failure::bad_input(format!(
-                "{}: `{key}` is not a positive number",
-                self.metadata.folder.join("config.json").display()
-            ))),
+    /// A number of the model above 0; `otherwise` where its files do not have the key.
+    pub fn number(&self, key: &str, otherwise: Option<u64>) -> Result<u64, Failure> {
+        let number = self
+            .metadata
+            .positive(key)
+            .map_err(|error| diagnosed(error.diagnostic()))?;
+        match number.or(otherwise) {
+            Some(number) => Ok(number),
+            None => Err(diagnosed(self.metadata.missing(key).diagnostic())),
         }
     }
 
