@@ -132,6 +132,36 @@ fn logits_are_what_transformers_computes() {
     }
 }
 
+/// Linear scaling by 8 is what Llama 3's factors are where every rotation counts as slow. The factors are tested
+/// against published ones.
+#[test]
+fn linear_scaling_is_llama_3s_for_slow_rotations() {
+    let logits = |scaling: serde_json::Value| {
+        let mut reference = Reference::load(DECODERS[0].1);
+        reference.model.config["rope_parameters"] = scaling;
+        let request = reference.request(score(40), &F32, 1);
+        let plan = plan(DECODERS[0].0, &[request], &support::profile(), None, true);
+        let weights = reference.weights(&plan);
+        let model = Model {
+            reference,
+            plan,
+            weights,
+        };
+        let ids = model.reference.ids[..40].to_vec();
+        Run::new(&model).logits(0, &Row::new(0, &ids, 0)).concat()
+    };
+    let theta = 10000.0;
+    let factors = logits(serde_json::json!({
+        "rope_type": "llama3", "factor": 8.0, "rope_theta": theta, "original_max_position_embeddings": 32,
+        "low_freq_factor": 1e6, "high_freq_factor": 2e6,
+    }));
+    let linear = serde_json::json!({ "rope_type": "linear", "factor": 8.0, "rope_theta": theta });
+    let plain = serde_json::json!({ "rope_type": "default", "factor": 8.0, "rope_theta": theta });
+    let (linear, plain) = (logits(linear), logits(plain));
+    assert!(nmse(&linear, &factors) < 1e-10);
+    assert!(nmse(&plain, &factors) > 1e-3);
+}
+
 /// Borders of chunks, of the cached past and of the sliding window fall differently each time.
 #[test]
 fn chunks_do_not_change_logits() {

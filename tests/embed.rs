@@ -245,6 +245,69 @@ fn lines_become_arrays_in_every_format() {
     assert_eq!(values, json.concat());
 }
 
+/// A model without its tokenizer, and one that is named by one of its files.
+#[test]
+fn an_incomplete_model_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        model().join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    let refused = |path: &std::path::Path, wanted: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_graphc"))
+            .args(["embed", "--color=never", "a text", "--model"])
+            .arg(path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{said}");
+    };
+    let sides = ["error[G0801]", "tokenizer.json: it is missing", "= help: "];
+    refused(folder.path(), &sides);
+    let config = folder.path().join("config.json");
+    refused(&config, &["error[G0601]", "config.json", "name its folder"]);
+}
+
+/// MiniLM with one layer fewer in its configuration is another model; as it is, nothing is to be said about it.
+#[test]
+fn a_layer_that_is_not_counted_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = |name: &str| folder.path().join(name);
+    for name in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(model().join(name), there(name)).unwrap();
+    }
+    let config = std::fs::read_to_string(model().join("config.json")).unwrap();
+    let embed = |layers: &str, more: &[&str]| {
+        let config = config.replace("\"num_hidden_layers\": 6", layers);
+        std::fs::write(there("config.json"), config).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_graphc"))
+            .args(["embed", "--color=never", "a text", "--model"])
+            .arg(folder.path())
+            .args(more)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = embed("\"num_hidden_layers\": 6", &[]);
+    assert_eq!((code, said.contains("warning")), (Some(0), false), "{said}");
+    let (code, said) = embed("\"num_hidden_layers\": 5", &[]);
+    let layer = "`encoder.layer.5.attention.output.LayerNorm.bias`";
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("error[G0613]") && said.contains(layer),
+        "{said}"
+    );
+    let (code, said) = embed("\"num_hidden_layers\": 6", &["--set=layers=5"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("warning[G0612]") && said.contains("16 of the 104"),
+        "{said}"
+    );
+}
+
 #[test]
 fn bad_lines_are_named_and_leave_no_file() {
     let folder = tempfile::tempdir().unwrap();

@@ -373,6 +373,29 @@ fn contradictory_metadata_is_refused() {
             vocabulary(&|file| set(file, "tokenizer.ggml.eos_token_id", 4, number(4))),
         ),
         (
+            "G0820_gguf_more_layers",
+            vocabulary(&|file| set(file, "llama.block_count", 4, number(1))),
+        ),
+        (
+            "G0820_gguf_smaller_vocabulary",
+            model().u32("llama.vocab_size", 1),
+        ),
+        (
+            "G0820_gguf_no_merges",
+            vocabulary(&|file| file.keys.retain(|(key, ..)| key != "tokenizer.ggml.merges")),
+        ),
+        (
+            "G0820_gguf_empty_merges",
+            vocabulary(&|file| set(file, "tokenizer.ggml.merges", 9, texts(&[]))),
+        ),
+        (
+            "G0820_gguf_no_token_types",
+            vocabulary(&|file| {
+                file.keys
+                    .retain(|(key, ..)| key != "tokenizer.ggml.token_type");
+            }),
+        ),
+        (
             "G0820_gguf_score_nan",
             vocabulary(&|file| {
                 let nan = f32::NAN.to_le_bytes().to_vec();
@@ -385,6 +408,42 @@ fn contradictory_metadata_is_refused() {
         ),
     ] {
         refused(name, &file.bytes());
+    }
+}
+
+#[test]
+fn numbers_of_the_model_are_above_0() {
+    let mut file = model();
+    file.keys.retain(|(key, ..)| key != "llama.context_length");
+    let folder = folder_with(&file.u32("llama.context_length", 0));
+    let metadata = ModelMetadata::open(folder.path()).unwrap();
+    let error = metadata.positive("max_positions").unwrap_err();
+    assert_message("G0820_gguf_context", error.diagnostic(), folder.path());
+    assert_eq!(metadata.positive("vocab_size").unwrap(), Some(4));
+    assert_eq!(metadata.positive("no_such_key").unwrap(), None);
+}
+
+/// One file of a folder is not taken for a damaged GGUF file.
+#[test]
+fn a_part_of_a_folder_names_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, golden) in [
+        ("model.safetensors", "G0601_one_file_of_a_folder"),
+        ("config.json", "G0601_config_json"),
+    ] {
+        put(folder.path(), name, "{}");
+        let path = folder.path().join(name);
+        let error = Checkpoint::open(&path).unwrap_err();
+        assert_message(golden, error.diagnostic(), folder.path());
+        let error = ModelMetadata::open(&path).unwrap_err();
+        assert_message(golden, error.diagnostic(), folder.path());
+        let shown = inspect(&[], &path);
+        assert_eq!(shown.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(
+            said.contains("G0601") && said.contains("name its folder"),
+            "{said}"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ mod graphs;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use graphc::expr::Value;
 use graphc::graph::{FuseOptions, Request};
 use graphs::Stages;
 
@@ -53,14 +54,19 @@ fn the_stages_make_what_the_golden_files_say() {
     );
 }
 
-/// The `number`-th worked example of `graphs/README.md`, from 1, with one of its entries.
-fn example(number: usize, entry: &str, options: &FuseOptions) -> Stages {
+/// The `number`-th worked example of `graphs/README.md`, from 1.
+fn block(number: usize) -> String {
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs/README.md"))
             .unwrap();
     let block = readme.split("```ron\n").nth(number).unwrap();
-    let block = block.split("```").next().unwrap();
-    let sources = graphs::Overlay::new(&[("graphs/example.ron", block)]);
+    block.split("```").next().unwrap().to_string()
+}
+
+/// The same with one of its entries.
+fn example(number: usize, entry: &str, options: &FuseOptions) -> Stages {
+    let block = block(number);
+    let sources = graphs::Overlay::new(&[("graphs/example.ron", &block)]);
     let request = Request {
         entry: Some(entry.into()),
         ..Request::default()
@@ -87,6 +93,26 @@ fn the_worked_example_compiles() {
     let fused = example(1, "small", &FuseOptions::default());
     assert_eq!(fused.warnings, Vec::<String>::new());
     assert_eq!((count(&plain), count(&fused)), (6, 2));
+}
+
+#[test]
+fn the_worked_example_refuses_another_model() {
+    let block = block(1);
+    let sources = graphs::Overlay::new(&[("graphs/example.ron", &block)]);
+    let said = |activation: &str| {
+        let request = Request {
+            params: graphs::metadata(&[("activation", Value::Text(activation.into()))]),
+            entry: Some("small".into()),
+            ..Request::default()
+        };
+        Stages::try_of(&sources, "graphs/example.ron", &request, &unfused())
+    };
+    assert!(said("relu").is_ok());
+    let said = said("gelu").err().unwrap();
+    assert!(
+        said.contains("[G0122]: key `activation` of the model is gelu"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -100,6 +100,13 @@ would all read the same slot. Values that go from round to round belong into `st
         "`guard` names a state of u32. Where its first element is 0 after the pass that writes it, the passes behind \
 that one need not run. Declare the state under `state: {..}`, and bind it under `out` of the pass that decides.";
 
+    /// Metadata of a model that the graph does not compute.
+    OTHER_MODEL "G0122" "the model is not one that the graph computes":
+        "Under `requires` a graph says what keys of config.json or of a GGUF file must be where they are there: \
+`attention_bias` false, because no projection has a bias; `rope_scaling.type` one of the scalings that it knows. A \
+model with another value would run and give wrong results, so it is refused. The note beside the key says what the \
+graph computes. Extend the graph or write one for that model: a graph is a text file.";
+
     /// A kernel without a manifest.
     UNKNOWN_KERNEL "G0201" "unknown kernel":
         "No manifest under `shaders/` has this name. A kernel is a shader `shaders/x.comp` with its manifest \

@@ -18,7 +18,10 @@ pub(super) const CODES: &[Explained] = &[
         title: "the model's configuration cannot be read",
         text: "A model folder needs a `config.json`; `modules.json`, `1_Pooling/config.json` and \
                `sentence_bert_config.json` are read if they are there. Each must be JSON of moderate size and \
-               depth without a key that appears twice. The message names the file and the place in it.",
+               depth without a key that appears twice. The message names the file and the place in it.\n\n\
+               The metadata of a GGUF file must agree with its tensors: as many layers as there are, a vocabulary of \
+               as many tokens as the embedding has rows. Its tokenizer needs `tokenizer.ggml.tokens`, `token_type` \
+               and, for byte-pair encoding, `merges`.",
     },
     Explained {
         code: ARCHITECTURE,

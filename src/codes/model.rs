@@ -55,7 +55,7 @@ pub(super) const CODES: &[Explained] = &[
         code: VOCABULARY,
         title: "a token id lies outside the embedding table",
         text: "The tokenizer gave an id that the checkpoint has no row for. Ids are checked on the host, because \
-               the device would read past the table. Either tokenizer.json comes from another model, or tokens \
+               the device would read past the table. Either the tokenizer comes from another model, or tokens \
                were added to the tokenizer and the embedding table was never enlarged.",
     },
     Explained {

@@ -84,4 +84,20 @@ pub(super) const CODES: &[Explained] = &[
                computed from it would be NaN, so the weights are not packed. The message names the tensor and the \
                element, counted from 0 in every dimension.",
     },
+    Explained {
+        code: Code("G0612"),
+        title: "tensors that no weight reads",
+        text: "The checkpoint has tensors that no weight of the graph is made of, in none of its entries: biases of \
+               projections that the graph computes without, for example. Then the model is more than the graph \
+               computes, and its results are wrong. What a graph leaves out on purpose it lists under `ignores`: \
+               `ignores: [\"pooler.*\", \"*.position_ids\"]`, with `*` for any characters.",
+    },
+    Explained {
+        code: Code("G0613"),
+        title: "layers that the graph does not have",
+        text: "A tensor of the checkpoint has the name of one that the graph reads, but with a higher number: the \
+               model has more layers than its configuration counts (`num_hidden_layers`, `block_count`). Without \
+               its last layers a model writes nonsense, so it is refused. A number of layers that is given with \
+               `--set` is meant; then a warning lists what is left out.",
+    },
 ];

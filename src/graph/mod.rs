@@ -13,10 +13,12 @@ pub mod flat;
 mod fuse;
 mod infer;
 mod order;
+pub mod pattern;
 mod recipe;
 mod share;
 mod split;
 mod stages;
+mod tensors;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +38,7 @@ pub use infer::infer;
 pub use share::share_weights;
 pub use split::split;
 pub use stages::{Checked, Fired, Fused, Typed};
+pub use tensors::Tensors;
 
 /// Where a pass or value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

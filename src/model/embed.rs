@@ -17,6 +17,7 @@ use super::bucket::{Bucket, Group, group};
 use super::tokenizer::{Tokenizer, TokenizerError, Tokens};
 use crate::codes::model as codes;
 use crate::diag::Code;
+use crate::dtype::DType;
 use crate::plan::finite::NotFinite;
 
 /// The first window is small, so that the first results come soon; each later one is twice as large, up to
@@ -49,8 +50,7 @@ pub enum EmbedError {
     Sink(#[from] std::io::Error),
     /// An embedding that would poison every similarity.
     #[error(
-        "the embedding of input {input} holds {value} at index {index}{}\n\
-         help: with f16 an activation may have overflowed; try --dtype f32",
+        "the embedding of input {input} holds {value} at index {index}{}",
         found.as_ref().map(|first| format!("\nthe first such value: {first}")).unwrap_or_default()
     )]
     NotFinite {
@@ -82,6 +82,20 @@ impl EmbedError {
             Self::NotFinite { .. } => Some(codes::NOT_FINITE),
             Self::NoBucket { .. } => Some(codes::TOKEN_LIMIT),
             Self::Run(_) | Self::Sink(_) => None,
+        }
+    }
+
+    /// What may help where the aliases of the graph have these types.
+    pub fn advice(&self, dtypes: &BTreeMap<String, DType>) -> Option<&'static str> {
+        let half = dtypes.values().any(|dtype| *dtype == DType::F16);
+        match self {
+            Self::NotFinite { .. } if half => {
+                Some("with f16 an activation may have overflowed; try --dtype f32")
+            }
+            Self::NotFinite { .. } => Some(
+                "f32 is not too narrow for a sound model: its weights or its configuration are not what they should be",
+            ),
+            _ => None,
         }
     }
 }

@@ -136,6 +136,25 @@ fn an_embedding_that_is_not_finite_names_its_input() {
     );
 }
 
+/// Only who computes in f16 is told to try f32.
+#[test]
+fn advice_is_not_what_was_done_already() {
+    let error = EmbedError::NotFinite {
+        input: 1,
+        index: 0,
+        value: f32::NAN,
+        found: None,
+    };
+    let advice = |dtype| error.advice(&[("act".to_string(), dtype)].into()).unwrap();
+    assert!(advice(DType::F16).contains("try --dtype f32"));
+    assert!(!advice(DType::F32).contains("--dtype"));
+    let other = EmbedError::NoBucket {
+        input: 1,
+        tokens: 2,
+    };
+    assert_eq!(other.advice(&BTreeMap::new()), None);
+}
+
 #[test]
 fn inputs_before_a_failure_are_delivered() {
     let mut all = windows(10, 5);

@@ -18,6 +18,8 @@ const MAX_LIST: usize = 1024;
 const MAX_TEXT: usize = 1024;
 /// The matrix whose rows are the vocabulary.
 const EMBEDDING: &str = "token_embd.weight";
+/// The key for the number of positions.
+pub(super) const POSITIONS: &str = "context_length";
 
 /// The values of a file by key, or what in them contradicts its tensors.
 pub(super) fn values(file: &Gguf) -> Result<BTreeMap<String, Value>, String> {
@@ -58,7 +60,7 @@ pub(super) fn values(file: &Gguf) -> Result<BTreeMap<String, Value>, String> {
         values.entry(key).or_insert(value);
     }
     values.insert("model_type".into(), Value::Text(architecture.into()));
-    if let Some(context) = values.get("context_length").cloned() {
+    if let Some(context) = values.get(POSITIONS).cloned() {
         values.insert("max_positions".into(), context);
     }
     add_vocabulary_size(file, &mut values)?;
@@ -88,7 +90,7 @@ fn add_vocabulary_size(file: &Gguf, values: &mut BTreeMap<String, Value>) -> Res
     };
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     match values.get("vocab_size").and_then(Value::as_int) {
-        Some(said) if said > rows => Err(format!(
+        Some(said) if said != rows => Err(format!(
             "its metadata has a vocabulary of {said} tokens, but `{EMBEDDING}` has {rows} rows"
         )),
         Some(_) => Ok(()),
@@ -99,7 +101,7 @@ fn add_vocabulary_size(file: &Gguf, values: &mut BTreeMap<String, Value>) -> Res
     }
 }
 
-/// The tensors of every layer that the metadata counts must be there.
+/// The layers that have tensors are those that the metadata counts.
 fn check_layers(file: &Gguf, values: &BTreeMap<String, Value>) -> Result<(), String> {
     let Some(said) = values.get("block_count").and_then(Value::as_int) else {
         return Ok(());
@@ -112,8 +114,11 @@ fn check_layers(file: &Gguf, values: &BTreeMap<String, Value>) -> Result<(), Str
             .ok()
     };
     match file.tensors().filter_map(layer).max() {
-        Some(last) if last < said - 1 => Err(format!(
+        Some(last) if last < said.saturating_sub(1) => Err(format!(
             "its metadata counts {said} layers, but its last tensors are those of layer {last} (`blk.{last}.*`)"
+        )),
+        Some(last) if last >= said => Err(format!(
+            "its metadata counts {said} layers, but its last tensors are those of layer {last} (`blk.{last}.*`, from 0)"
         )),
         _ => Ok(()),
     }
@@ -159,7 +164,18 @@ impl<'a> Vocabulary<'a> {
     pub(super) fn of(file: &'a Gguf) -> Result<Self, String> {
         let keys = Keys(file);
         let tokens: Vec<&str> = keys.list("tokens")?.ok_or_else(|| keys.missing("tokens"))?;
+        let model: &str = keys.get("model")?.ok_or_else(|| keys.missing("model"))?;
         let (scores, kinds) = (keys.list::<f32>("scores")?, keys.list::<i32>("token_type")?);
+        if kinds.is_none() {
+            return Err(keys.needed("token_type", "control tokens could not be told from text"));
+        }
+        let merges: Option<Vec<&str>> = keys.list("merges")?;
+        if model == "gpt2" && merges.as_ref().is_none_or(Vec::is_empty) {
+            return Err(keys.needed(
+                "merges",
+                "byte-pair encoding would cut every text into bytes",
+            ));
+        }
         let lengths = [
             ("scores", scores.as_ref().map(Vec::len)),
             ("token_type", kinds.as_ref().map(Vec::len)),
@@ -174,9 +190,9 @@ impl<'a> Vocabulary<'a> {
         }
         let id = |key: &str| keys.id(key, tokens.len());
         Ok(Self {
-            model: keys.get("model")?.ok_or_else(|| keys.missing("model"))?,
+            model,
             pre: keys.get("pre")?,
-            merges: keys.list("merges")?.unwrap_or_default(),
+            merges: merges.unwrap_or_default(),
             bos: id("bos_token_id")?,
             eos: id("eos_token_id")?,
             eot: id("eot_token_id")?,
@@ -206,6 +222,10 @@ struct Keys<'a>(&'a Gguf);
 impl<'a> Keys<'a> {
     fn missing(&self, key: &str) -> String {
         format!("it has no `tokenizer.ggml.{key}`, so it has no tokenizer")
+    }
+
+    fn needed(&self, key: &str, why: &str) -> String {
+        format!("it has no `tokenizer.ggml.{key}`, without which {why}")
     }
 
     fn get<T: Typed<'a>>(&self, key: &str) -> Result<Option<T>, String> {

@@ -238,6 +238,47 @@ impl ModelMetadata {
         })
     }
 
+    /// The file that says what the model is: the GGUF file, or config.json.
+    pub fn file(&self) -> PathBuf {
+        match self.gguf {
+            Some(_) => self.checkpoint.clone(),
+            None => self.folder.join("config.json"),
+        }
+    }
+
+    /// The number under a key, which must be above 0; `None` if no file has the key.
+    pub fn positive(&self, key: &str) -> Result<Option<u64>, MetadataError> {
+        match self.values.get(key) {
+            None => Ok(None),
+            Some(Value::Int(number)) if *number > 0 => Ok(Some(number.unsigned_abs())),
+            Some(other) => Err(self.config_error(format!(
+                "`{}` is {other} and not a number above 0",
+                self.whole(key)
+            ))),
+        }
+    }
+
+    /// The error for a key that must be there.
+    pub fn missing(&self, key: &str) -> MetadataError {
+        self.config_error(format!("it has no `{key}`"))
+    }
+
+    /// A key as the model's file has it.
+    fn whole(&self, key: &str) -> String {
+        let there = |key: &&str| self.values.contains_key(*key);
+        let key = match key {
+            "max_positions" => {
+                let mut keys = POSITION_KEYS.iter().copied().chain([gguf::POSITIONS]);
+                keys.find(there).unwrap_or(key)
+            }
+            _ => key,
+        };
+        let architecture = self.values.get("model_type").and_then(Value::as_text);
+        let long = architecture.map(|name| format!("{name}.{key}"));
+        long.filter(|long| there(&long.as_str()))
+            .unwrap_or_else(|| key.into())
+    }
+
     /// `model_type` of config.json.
     pub fn model_type(&self) -> Result<&str, MetadataError> {
         match self.values.get("model_type") {
@@ -252,7 +293,7 @@ impl ModelMetadata {
 
     fn config_error(&self, reason: String) -> MetadataError {
         MetadataError::Config {
-            path: self.folder.join("config.json"),
+            path: self.file(),
             reason,
         }
     }

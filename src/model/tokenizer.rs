@@ -69,7 +69,7 @@ pub enum TokenizerError {
     /// The tokenizer and the checkpoint do not belong together.
     #[error(
         "the tokenizer gives id {id} for input {input}, but the model's embedding table has {rows} rows: \
-         tokenizer.json and the weights are not of the same model"
+         the tokenizer and the weights are not of the same model"
     )]
     Vocabulary {
         /// Number of the input, from 1.
@@ -319,9 +319,16 @@ pub(super) fn read_settings(
 }
 
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TokenizerError> {
-    let unreadable = |error: std::io::Error| TokenizerError::Unreadable {
+    let unreadable = |error: std::io::Error| {
+        TokenizerError::Unreadable {
         path: path.into(),
-        reason: error.to_string(),
+        reason: match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "it is missing\nhelp: a model folder has config.json, tokenizer.json and model.safetensors".into()
+            }
+            _ => error.to_string(),
+        },
+    }
     };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > limit {

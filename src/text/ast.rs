@@ -35,6 +35,12 @@ pub struct GraphFile {
     /// Values of `model_type` (config.json) or `general.architecture` (GGUF) that this graph runs.
     #[serde(default)]
     pub accepts: Vec<String>,
+    /// What keys of the model's metadata must be where they are there.
+    #[serde(default)]
+    pub requires: Vec<KeyRule>,
+    /// Names of tensors, with `*` for any characters, that the graph leaves out on purpose.
+    #[serde(default)]
+    pub ignores: Vec<Name>,
     /// Files with blocks and fusions, relative to this file.
     #[serde(default)]
     pub include: Vec<Name>,
@@ -102,6 +108,19 @@ pub enum ParamKind {
     Text,
     /// One of these texts.
     Choice(Vec<Name>),
+}
+
+/// `Key(names: ["attention_bias"], is: ["false"], why: "no projection has a bias")`: with any other value the model is
+/// another one than the graph computes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Key")]
+pub struct KeyRule {
+    /// Keys of the model's metadata, with `*` for any characters. Each that is there is looked at.
+    pub names: Vec<Name>,
+    /// The values that the graph computes: expressions over params, or words. Without any, the key must not be there.
+    pub is: Vec<Name>,
+    /// What the graph computes, in a few words.
+    pub why: Name,
 }
 
 /// A size of the graph.

@@ -33,6 +33,7 @@ mod recipe;
 mod rope;
 mod safetensors;
 mod types;
+mod unread;
 
 pub use checkpoint::{Checkpoint, TensorRef, read_bounded};
 pub use convert::Losses;

@@ -2,7 +2,8 @@
 //!
 //! In: a config.json with `rope_scaling` of the type `llama3`. Out: one factor per pair of a head's dimensions, 1 for
 //! fast rotations, `factor` for slow ones, and a smooth way between, as "The Llama 3 Herd of Models" (2024) stretches
-//! the context. GGUF files carry the result as the tensor [`TENSOR`].
+//! the context. GGUF files carry the result as the tensor [`TENSOR`]. Other types of scaling are for graphs to compute or,
+//! under `requires`, to refuse.
 
 use std::path::Path;
 

@@ -9,13 +9,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use graphc::diag::Diagnostic;
 use graphc::model::bucket::{Bucket, MAX_ROWS, group, ladder};
 use graphc::model::embed::{BoxError, EmbedError, Report, Window, embed, tokenize, too_long};
 use graphc::model::output::Format;
 use graphc::model::runner::SessionRunner;
 use graphc::model::texts::Texts;
-use graphc::span::SourceMap;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -103,7 +101,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let Some(first) = receive.iter().next() else {
             return Err(Failure::failed("the reader of texts ended without a word"));
         };
-        let first = first.map_err(failure)?;
+        let first = first.map_err(|error| failure(error, &model))?;
         if first.tokens.is_empty() {
             return Ok(Report::default());
         }
@@ -113,7 +111,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let per_submit = model.per_submit();
             if first.last {
                 buckets = needed(&first, &buckets, per_submit)
-                    .ok_or_else(|| failure(too_long(&first)))?;
+                    .ok_or_else(|| failure(too_long(&first), &model))?;
             }
             let clock = Instant::now();
             let plan = model.compile(&mut buckets, context)?;
@@ -136,7 +134,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             );
             bar.finish_and_clear();
             timings.embed = clock.elapsed();
-            report.map_err(failure)
+            report.map_err(|error| failure(error, &model))
         })();
         // A reader that waits to send its next window learns here that nobody wants it.
         drop(receive);
@@ -172,16 +170,14 @@ fn needed(window: &Window, buckets: &[Bucket], per_submit: u64) -> Option<Vec<Bu
     Some(used)
 }
 
-fn failure(error: EmbedError) -> Failure {
+fn failure(error: EmbedError, model: &Model) -> Failure {
+    let advice = error.advice(&model.request().dtypes);
     match (error.code(), error) {
         (_, EmbedError::Sink(error)) => Failure::from(error),
-        (Some(code), error) => {
-            let message = error.to_string();
-            let mut parts = message.split("\nhelp: ");
-            let diagnostic = Diagnostic::error(code, parts.next().unwrap_or_default());
-            let diagnostic = parts.fold(diagnostic, Diagnostic::help);
-            Failure::Diagnosed(diagnostic.into(), SourceMap::default())
-        }
+        (Some(code), error) => match advice {
+            Some(advice) => Failure::diagnosed(code, format!("{error}\nhelp: {advice}")),
+            None => Failure::diagnosed(code, error),
+        },
         (None, error) => Failure::failed(error),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use graphc::diag::Diagnostics;
+use graphc::diag::{Code, Diagnostic, Diagnostics};
 use graphc::span::SourceMap;
 
 use crate::context::Context;
@@ -37,11 +37,20 @@ impl Failure {
     }
 
     /// What was asked for failed, for a reason that `graphc explain` knows more about.
-    pub fn coded(code: graphc::diag::Code, message: impl std::fmt::Display) -> Self {
+    pub fn coded(code: Code, message: impl std::fmt::Display) -> Self {
         Self::Failed(format!(
             "{message}\nhelp: `graphc explain {}` says more",
             code.0
         ))
+    }
+
+    /// Bad input, for a reason with a code. What stands behind `help: ` in the message is advice.
+    pub fn diagnosed(code: Code, message: impl std::fmt::Display) -> Self {
+        let message = message.to_string();
+        let mut parts = message.split("\nhelp: ");
+        let diagnostic = Diagnostic::error(code, parts.next().unwrap_or_default());
+        let diagnostic = parts.fold(diagnostic, Diagnostic::help);
+        Self::Diagnosed(diagnostic.into(), SourceMap::default())
     }
 
     /// Says it on standard error and gives the exit code.

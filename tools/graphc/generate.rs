@@ -156,7 +156,7 @@ impl Work {
                 .is_some_and(|bos| !bos.is_empty() && text.starts_with(bos));
         tokenizer
             .encode(text, Special::Parsed, !spelled, self.language.rows)
-            .map_err(|error| Failure::coded(error.code(), &error))
+            .map_err(|error| Failure::diagnosed(error.code(), &error))
     }
 
     /// Continues these sequences, on standard output if `print`.

@@ -100,7 +100,7 @@ impl Language {
             )));
         }
         let tokenizer = TextTokenizer::of(model.metadata())
-            .map_err(|error| Failure::coded(error.code(), &error))?;
+            .map_err(|error| Failure::diagnosed(error.code(), &error))?;
         let native = match args.weights.as_str() {
             "native" => {
                 let checkpoint =
@@ -115,8 +115,8 @@ impl Language {
         };
         Ok(Self {
             native,
-            rows: model.number("vocab_size", 0)?,
-            positions: model.number("max_positions", u64::from(u32::MAX))?,
+            rows: model.number("vocab_size", None)?,
+            positions: model.number("max_positions", Some(u64::from(u32::MAX)))?,
             tokenizer,
             model,
             args: Asked {

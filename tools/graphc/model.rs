@@ -8,10 +8,9 @@ use std::sync::Arc;
 use graphc::codes::plan as codes;
 use graphc::compile::{Job, compile};
 use graphc::device::DeviceProfile;
-use graphc::diag::Diagnostics;
+use graphc::diag::{Diagnostics, Severity};
 use graphc::dtype::DType;
-use graphc::expr::Value;
-use graphc::graph::{FuseOptions, Request};
+use graphc::graph::{FuseOptions, Request, Tensors};
 use graphc::model::bucket::Bucket;
 use graphc::model::metadata::{ModelMetadata, find_graph};
 use graphc::model::tokenizer::Tokenizer;
@@ -107,6 +106,7 @@ impl Model {
         let dtype: DType = args.dtype.parse().map_err(Failure::bad_input)?;
         let request = Request {
             params: metadata.values.clone(),
+            file: Some(metadata.file().display().to_string()),
             set: args
                 .set
                 .iter()
@@ -133,21 +133,21 @@ impl Model {
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer, Failure> {
-        let positions = self.number("max_positions", u64::MAX)?;
-        let rows = self.number("vocab_size", 0)?;
+        let positions = self.number("max_positions", Some(u64::MAX))?;
+        let rows = self.number("vocab_size", None)?;
         Tokenizer::load(&self.metadata.folder, positions, rows)
-            .map_err(|error| Failure::coded(error.code(), &error))
+            .map_err(|error| Failure::diagnosed(error.code(), &error))
     }
 
-    /// A number that the model must have.
-    pub fn number(&self, key: &str, otherwise: u64) -> Result<u64, Failure> {
-        match self.metadata.values.get(key) {
-            Some(Value::Int(number)) if *number > 0 => Ok(number.unsigned_abs()),
-            None if otherwise > 0 => Ok(otherwise),
-            _ => Err(Failure::bad_input(format!(
-                "{}: `{key}` is not a positive number",
-                self.metadata.folder.join("config.json").display()
-            ))),
+    /// A number of the model above 0; `otherwise` where its files do not have the key.
+    pub fn number(&self, key: &str, otherwise: Option<u64>) -> Result<u64, Failure> {
+        let number = self
+            .metadata
+            .positive(key)
+            .map_err(|error| diagnosed(error.diagnostic()))?;
+        match number.or(otherwise) {
+            Some(number) => Ok(number),
+            None => Err(diagnosed(self.metadata.missing(key).diagnostic())),
         }
     }
 
@@ -198,20 +198,24 @@ impl Model {
         job.fusion = self.fusion.clone();
         job.builder = Some(&*builder);
         job.max_submit_ms = self.profile.max_submit_ms;
-        Ok(compile(&job, map).map(|compiled| {
-            // A prefill fills the caches only, so much of its last layer has no effect; that is meant.
-            let meant = |request: &Request| request.dims.get("steps") == Some(&0);
-            let mut warnings = Diagnostics::default();
-            compiled
-                .warnings
-                .into_iter()
-                .filter(|warning| warning.code.0 != "G0222" || !entries.iter().any(meant))
-                .for_each(|warning| warnings.push(warning));
-            if !warnings.items().is_empty() {
-                context.say(warnings.render(map, context.color).trim_end());
-            }
-            compiled.plan
-        }))
+        let compiled = match compile(&job, map) {
+            Ok(compiled) => compiled,
+            Err(found) => return Ok(Err(found)),
+        };
+        let graph = (&self.sources, self.graph.as_str());
+        unread(graph, entries, &self.metadata.checkpoint, context)?;
+        // A prefill fills the caches only, so much of its last layer has no effect; that is meant.
+        let meant = |request: &Request| request.dims.get("steps") == Some(&0);
+        let mut warnings = Diagnostics::default();
+        compiled
+            .warnings
+            .into_iter()
+            .filter(|warning| warning.code.0 != "G0222" || !entries.iter().any(meant))
+            .for_each(|warning| warnings.push(warning));
+        if !warnings.items().is_empty() {
+            context.say(warnings.render(map, context.color).trim_end());
+        }
+        Ok(Ok(compiled.plan))
     }
 
     /// What its files say.
@@ -254,6 +258,29 @@ impl Model {
         };
         options.labels |= self.labels;
         open(options, Arc::new(plan), &weights, context)
+    }
+}
+
+/// Says which tensors of the checkpoint at `path` a graph leaves out, or fails if they are whole layers.
+pub fn unread(
+    (sources, graph): (&FsSources, &str),
+    requests: &[Request],
+    path: &Path,
+    context: &Context,
+) -> Result<(), Failure> {
+    let mut map = SourceMap::default();
+    let loaded = match graphc::text::load(graph, sources, &mut map) {
+        Ok(loaded) => loaded,
+        Err(found) => return Err(Failure::Diagnosed(found, map)),
+    };
+    let checkpoint = Checkpoint::open(path).map_err(|error| diagnosed(error.diagnostic()))?;
+    match checkpoint.unread(&Tensors::of(&loaded, requests)) {
+        Some(found) if found.severity == Severity::Error => Err(diagnosed(found)),
+        found => {
+            let found = found.map(Diagnostics::from);
+            context.warn(&found.unwrap_or_default(), &map);
+            Ok(())
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut tokens = language
         .tokenizer
         .encode(&text, Special::AsText, true, language.rows)
-        .map_err(|error| Failure::coded(error.code(), &error))?;
+        .map_err(|error| Failure::diagnosed(error.code(), &error))?;
     tokens.truncate(args.tokens.map_or(usize::MAX, |most| most as usize));
     if tokens.len() < 2 {
         return Err(Failure::bad_input(format!(

@@ -85,6 +85,7 @@ impl GraphArgs {
             let metadata = ModelMetadata::open(&folder).map_err(|error| {
                 Failure::Diagnosed(Diagnostics::from(error.diagnostic()), SourceMap::default())
             })?;
+            base.file = Some(metadata.file().display().to_string());
             base.params = metadata.values;
         }
         let dtype = self.dtype.as_deref();

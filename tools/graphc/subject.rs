@@ -123,7 +123,10 @@ impl SubjectArgs {
                 let target = self.target(context)?;
                 let mut map = SourceMap::default();
                 match self.compile(&target.profile, &mut map, context)? {
-                    Ok(plan) => Ok(Planned { plan, map }),
+                    Ok(plan) => {
+                        self.unread(context)?;
+                        Ok(Planned { plan, map })
+                    }
                     Err(found) => Err(Failure::Diagnosed(found, map)),
                 }
             }
@@ -200,14 +203,8 @@ impl SubjectArgs {
         Ok((sources, graph))
     }
 
-    /// A plan for the device, made now. Every text that was read is in `map`, also after an error.
-    pub fn compile(
-        &self,
-        profile: &DeviceProfile,
-        map: &mut SourceMap,
-        context: &Context,
-    ) -> Result<Result<Plan, Diagnostics>, Failure> {
-        let (sources, graph) = self.graph(context)?;
+    /// What is asked of the graph.
+    fn wanted(&self, graph: &str) -> GraphArgs {
         let entry = if self.entry.is_empty() {
             match usual_entry(&graph, &sources) {
                 Ok(entry) => vec![entry],
@@ -216,15 +213,36 @@ impl SubjectArgs {
         } else {
             self.entry.clone()
         };
-        let wanted = GraphArgs {
-            graph: PathBuf::from(&graph),
+        GraphArgs {
+            graph: PathBuf::from(graph),
             model: self.model.clone(),
             set: self.set.clone(),
             entry,
             dtype: self.dtype.clone(),
             weights: self.weights.clone(),
             no_fusion: self.no_fusion.clone(),
+        }
+    }
+
+    /// Says which tensors of the model its graph leaves out.
+    fn unread(&self, context: &Context) -> Result<(), Failure> {
+        let Some(folder) = self.folder()?.filter(|_| !self.random_weights) else {
+            return Ok(());
         };
+        let (sources, graph) = self.graph(context)?;
+        let requests = self.wanted(&graph).requests()?;
+        model::unread((&sources, &graph), &requests, &folder, context)
+    }
+
+    /// A plan for the device, made now. Every text that was read is in `map`, also after an error.
+    pub fn compile(
+        &self,
+        profile: &DeviceProfile,
+        map: &mut SourceMap,
+        context: &Context,
+    ) -> Result<Result<Plan, Diagnostics>, Failure> {
+        let (sources, graph) = self.graph(context)?;
+        let wanted = self.wanted(&graph);
         let requests = wanted.requests()?;
         let builder = shaders::builder(context)?;
         let job = Job {

@@ -9,6 +9,7 @@ mod body;
 mod eval;
 mod params;
 mod recipe;
+mod requires;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,8 @@ pub struct Request {
     /// The model's metadata: by the keys under `from`, or by the name of a param. Keys that the graph does not ask
     /// for are ignored.
     pub params: BTreeMap<String, Value>,
+    /// The file that `params` are from, for messages.
+    pub file: Option<String>,
     /// Params set by hand, by name; they win over metadata. A name that the graph does not have is an error.
     pub set: BTreeMap<String, Value>,
     /// An entry that the graph file names.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Request;
 use super::eval::{self, Scope};
+use super::{Request, requires};
 use crate::codes::graph as codes;
 use crate::diag::{Diagnostic, Diagnostics, nearest};
 use crate::dtype::DType;
@@ -32,6 +32,7 @@ pub(super) fn environment(
     }
     // Dims and assertions are over params: without those, every further message would be a consequence.
     problems.into_result()?;
+    requires::check(graph, request, &env)?;
     let mut problems = Diagnostics::default();
     let entry = entry_dims(graph, request, &env)?;
     unknown_dims(graph, request, &mut problems);
@@ -238,10 +239,8 @@ fn param(
     let keys = std::iter::once(&name.value).chain(decl.from.iter().map(|key| &key.value));
     let found = set.or_else(|| {
         keys.filter_map(|key| {
-            Some((
-                format!("key `{key}` of the model"),
-                request.params.get(key)?,
-            ))
+            let value = request.params.get(key)?;
+            Some((requires::place(key, request), value))
         })
         .next()
     });

@@ -96,6 +96,21 @@ impl Gguf {
 /// safetensors checkpoint. `None` for every other folder.
 pub fn gguf_file(path: &Path) -> Result<Option<PathBuf>, WeightError> {
     if !path.is_dir() {
+        let part = path.extension().is_some_and(|ending| {
+            ["safetensors", "json"]
+                .iter()
+                .any(|part| ending.eq_ignore_ascii_case(part))
+        });
+        if part && path.is_file() {
+            let folder = path.parent().filter(|folder| *folder != Path::new(""));
+            return Err(WeightError::File {
+                path: path.to_path_buf(),
+                reason: format!(
+                    "it is one file of a model in the Hugging Face layout; name its folder, {}",
+                    folder.unwrap_or(Path::new(".")).display()
+                ),
+            });
+        }
         return Ok(path.is_file().then(|| path.to_path_buf()));
     }
     if super::checkpoint::SAFETENSORS

@@ -1,0 +1,86 @@
+//! What the graph says about keys of the model's metadata: with another value the model is not the one that it
+//! computes.
+
+use super::Request;
+use super::eval::{self, Scope};
+use crate::codes::graph as codes;
+use crate::diag::{Diagnostic, Diagnostics};
+use crate::expr::Value;
+use crate::graph::pattern;
+use crate::text::ast::{GraphFile, KeyRule, Name};
+
+/// Looks at every key of the metadata that the graph has a rule for.
+pub(super) fn check(graph: &GraphFile, request: &Request, env: &Scope) -> Result<(), Diagnostics> {
+    let mut problems = Diagnostics::default();
+    for rule in &graph.requires {
+        let allowed: Result<Vec<Value>, _> = rule
+            .is
+            .iter()
+            .map(|text| eval::word(text, env).map(|(value, _)| value))
+            .collect();
+        let allowed = match allowed {
+            Ok(allowed) => allowed,
+            Err(problem) => {
+                problems.push(*problem);
+                continue;
+            }
+        };
+        for name in &rule.names {
+            let there = request.params.iter();
+            let meant = there.filter(|(key, _)| pattern::matches(&name.value, key));
+            for (key, value) in meant {
+                if !allowed.iter().any(|allowed| same(allowed, value)) {
+                    let found = (key.as_str(), value);
+                    problems.push(refused(graph, (rule, name), found, &allowed, request));
+                }
+            }
+        }
+    }
+    problems.into_result()?;
+    Ok(())
+}
+
+/// Whole numbers are the same as integers and as floats.
+fn same(allowed: &Value, value: &Value) -> bool {
+    match (allowed.as_float(), value.as_float()) {
+        (Some(allowed), Some(value)) => allowed == value,
+        _ => allowed == value,
+    }
+}
+
+fn refused(
+    graph: &GraphFile,
+    (rule, name): (&KeyRule, &Name),
+    (key, value): (&str, &Value),
+    allowed: &[Value],
+    request: &Request,
+) -> Diagnostic {
+    let mut words: Vec<String> = allowed.iter().map(Value::to_string).collect();
+    let mut seen = Vec::new();
+    words.retain(|word| !seen.contains(word) && (seen.push(word.clone()), true).1);
+    let runs = match words.as_slice() {
+        [] => "without it".to_string(),
+        [one] => format!("where it is {one}"),
+        [most @ .., last] => format!("where it is {} or {last}", most.join(", ")),
+    };
+    let message = format!(
+        "{} is {value}, but the graph `{}` runs models {runs}",
+        place(key, request),
+        graph.name.value
+    );
+    Diagnostic::error(codes::OTHER_MODEL, message)
+        .at(name.span, rule.why.value.as_str())
+        .help("run it with a graph that computes this: name the file with `--graph`, or write one (graphs/README.md)")
+}
+
+/// A key with the file that has it. Keys of a GGUF file's architecture are known without its name, too.
+pub(super) fn place(key: &str, request: &Request) -> String {
+    let architecture = request.params.get("model_type").and_then(Value::as_text);
+    let whole = architecture.map(|architecture| format!("{architecture}.{key}"));
+    let whole = whole.filter(|whole| request.params.contains_key(whole));
+    let key = whole.as_deref().unwrap_or(key);
+    match &request.file {
+        Some(file) => format!("key `{key}` of {file}"),
+        None => format!("key `{key}` of the model"),
+    }
+}
