@@ -203,17 +203,18 @@ impl SubjectArgs {
         Ok((sources, graph))
     }
 
-    /// What is asked of the graph.
-    fn wanted(&self, graph: &str) -> GraphArgs {
-        let entry = if self.entry.is_empty() {
-            match usual_entry(&graph, &sources) {
-                Ok(entry) => vec![entry],
-                Err(problems) => return Ok(Err(problems)),
-            }
-        } else {
-            self.entry.clone()
+    /// What is asked of the graph, or what is wrong with its text, which then is in `map`.
+    fn wanted(
+        &self,
+        graph: &str,
+        sources: &FsSources,
+        map: &mut SourceMap,
+    ) -> Result<GraphArgs, Diagnostics> {
+        let entry = match self.entry.as_slice() {
+            [] => vec![usual_entry(graph, sources, map)?],
+            asked => asked.to_vec(),
         };
-        GraphArgs {
+        Ok(GraphArgs {
             graph: PathBuf::from(graph),
             model: self.model.clone(),
             set: self.set.clone(),
@@ -221,7 +222,7 @@ impl SubjectArgs {
             dtype: self.dtype.clone(),
             weights: self.weights.clone(),
             no_fusion: self.no_fusion.clone(),
-        }
+        })
     }
 
     /// Says which tensors of the model its graph leaves out.
@@ -230,7 +231,11 @@ impl SubjectArgs {
             return Ok(());
         };
         let (sources, graph) = self.graph(context)?;
-        let requests = self.wanted(&graph).requests()?;
+        let mut map = SourceMap::default();
+        let requests = match self.wanted(&graph, &sources, &mut map) {
+            Ok(wanted) => wanted.requests()?,
+            Err(found) => return Err(Failure::Diagnosed(found, map)),
+        };
         model::unread((&sources, &graph), &requests, &folder, context)
     }
 
@@ -242,7 +247,10 @@ impl SubjectArgs {
         context: &Context,
     ) -> Result<Result<Plan, Diagnostics>, Failure> {
         let (sources, graph) = self.graph(context)?;
-        let wanted = self.wanted(&graph);
+        let wanted = match self.wanted(&graph, &sources, map) {
+            Ok(wanted) => wanted,
+            Err(found) => return Ok(Err(found)),
+        };
         let requests = wanted.requests()?;
         let builder = shaders::builder(context)?;
         let job = Job {
@@ -266,9 +274,20 @@ impl SubjectArgs {
 }
 
 /// The entry that is measured where none is asked for: the graph's first, or a text of 32 tokens.
-fn usual_entry(graph: &str, sources: &FsSources) -> Result<EntryArg, Diagnostics> {
-    // Its texts are read again, with the graph's, where problems are shown.
-    let loaded = text::load(graph, sources, &mut SourceMap::default())?;
+fn usual_entry(
+    graph: &str,
+    sources: &FsSources,
+    map: &mut SourceMap,
+) -> Result<EntryArg, Diagnostics> {
+    // Whoever compiles the graph reads it again; only its mistakes are shown with these texts.
+    let mut own = SourceMap::default();
+    let loaded = match text::load(graph, sources, &mut own) {
+        Ok(loaded) => loaded,
+        Err(found) => {
+            *map = own;
+            return Err(found);
+        }
+    };
     if let Some((name, _)) = loaded.graph.entries.first() {
         return Ok(EntryArg::Named(name.value.clone()));
     }
