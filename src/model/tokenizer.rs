@@ -319,16 +319,16 @@ pub(super) fn read_settings(
 }
 
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TokenizerError> {
-    let unreadable = |error: std::io::Error| {
-        TokenizerError::Unreadable {
+    let unreadable = |error: std::io::Error| TokenizerError::Unreadable {
         path: path.into(),
         reason: match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "it is missing\nhelp: a model folder has config.json, tokenizer.json and model.safetensors".into()
+                "it is missing\nhelp: a model's folder has config.json, tokenizer.json and \
+                 model.safetensors"
+                    .into()
             }
             _ => error.to_string(),
         },
-    }
     };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > limit {

@@ -3,12 +3,13 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use graphc::diag::{Code, Diagnostic, Diagnostics};
+use graphc::diag::{Code, Diagnostics};
 use graphc::span::SourceMap;
 
 use crate::context::Context;
 
 /// The exit code of what Ctrl-C ended, as shells have it.
+#[cfg(feature = "gpu")]
 pub const INTERRUPTED: i32 = 130;
 
 /// Why a command stopped.
@@ -22,6 +23,7 @@ pub enum Failure {
     /// The reader of standard output has gone: nothing is wrong and nobody listens.
     BrokenPipe,
     /// Somebody asked it to stop, and what was there until then was written ([`INTERRUPTED`]).
+    #[cfg(feature = "gpu")]
     Interrupted,
 }
 
@@ -45,11 +47,12 @@ impl Failure {
     }
 
     /// Bad input, for a reason with a code. What stands behind `help: ` in the message is advice.
+    #[cfg(feature = "gpu")]
     pub fn diagnosed(code: Code, message: impl std::fmt::Display) -> Self {
         let message = message.to_string();
         let mut parts = message.split("\nhelp: ");
-        let diagnostic = Diagnostic::error(code, parts.next().unwrap_or_default());
-        let diagnostic = parts.fold(diagnostic, Diagnostic::help);
+        let diagnostic = graphc::diag::Diagnostic::error(code, parts.next().unwrap_or_default());
+        let diagnostic = parts.fold(diagnostic, graphc::diag::Diagnostic::help);
         Self::Diagnosed(diagnostic.into(), SourceMap::default())
     }
 
@@ -57,6 +60,7 @@ impl Failure {
     pub fn report(self, context: &Context) -> ExitCode {
         let (text, code) = match self {
             Self::BrokenPipe => return ExitCode::SUCCESS,
+            #[cfg(feature = "gpu")]
             Self::Interrupted => return ExitCode::from(INTERRUPTED as u8),
             Self::Diagnosed(problems, sources) => (problems.render(&sources, context.color), 2),
             Self::Failed(message) => (context.error_line(&message), 1),

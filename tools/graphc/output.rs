@@ -36,6 +36,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Says before the work, and not behind it, that a result could not be written there.
+#[cfg(feature = "gpu")]
 pub fn writable(path: &Path) -> Result<(), Failure> {
     Place::of(Some(path)).map(drop)
 }
