@@ -27,6 +27,18 @@ impl Tensors {
     /// Those of the entries in `requests` and of all entries that the file names: what an entry leaves out because of
     /// its shape is still a part of the model.
     pub fn of(loaded: &Loaded, requests: &[Request]) -> Self {
+        let mut tensors = Self::asked(loaded, requests);
+        let named = requests.first().map(|request| Request {
+            entry: None,
+            dims: Default::default(),
+            ..request.clone()
+        });
+        named.iter().for_each(|named| tensors.add(loaded, named));
+        tensors
+    }
+
+    /// Those of the entries in `requests` alone.
+    pub fn asked(loaded: &Loaded, requests: &[Request]) -> Self {
         let graph = &loaded.graph;
         let mut tensors = Self {
             graph: graph.name.value.clone(),
@@ -48,24 +60,24 @@ impl Tensors {
             tensors.counted_by_hand |= requests.iter().any(set);
             tensors.count.get_or_insert_with(|| count.clone());
         }
-        let named = requests.first().map(|request| Request {
-            entry: None,
-            dims: Default::default(),
-            ..request.clone()
-        });
-        for request in requests.iter().chain(&named) {
-            for shape in request.shapes(loaded) {
-                // An entry of the file may not fit this model; nobody asked for it.
-                if let Ok(flat) = expand(loaded, &shape) {
-                    for value in flat.values.iter() {
-                        if let FlatKind::Weight(_, recipe) = &value.kind {
-                            add(recipe, &mut tensors.names);
-                        }
-                    }
+        for request in requests {
+            tensors.add(loaded, request);
+        }
+        tensors
+    }
+
+    fn add(&mut self, loaded: &Loaded, request: &Request) {
+        for shape in request.shapes(loaded) {
+            // An entry of the file may not fit this model; nobody asked for it.
+            let Ok(flat) = expand(loaded, &shape) else {
+                continue;
+            };
+            for value in flat.values.iter() {
+                if let FlatKind::Weight(_, recipe) = &value.kind {
+                    add(recipe, &mut self.names);
                 }
             }
         }
-        tensors
     }
 
     /// Whether the graph leaves a tensor out on purpose.
