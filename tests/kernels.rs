@@ -413,7 +413,7 @@ fn linear_block_formats_and_gain() {
 }
 
 /// Where k is no whole number of tiles, nothing is read behind the gain: were it NaN, zeros of x would not hide it. The tile
-/// is wide enough to reach into the next tensor.
+/// is wide enough to reach into the next tensor, on a device that reads past the end of what is bound (lavapipe does not).
 #[test]
 fn a_gain_is_not_read_past_its_end() {
     let text = r#"Graph(
@@ -438,8 +438,10 @@ fn a_gain_is_not_read_past_its_end() {
     device.choices.insert("linear".into(), vec![choice]);
     let plan = gpu::compile_text(text, "linear", "tiled", &device).unwrap();
     let mut random = Random::from_env("a_gain_is_not_read_past_its_end");
-    let mut draw =
-        |count: usize| -> Vec<f64> { (0..count).map(|_| 2.0 * random.unit() - 1.0).collect() };
+    let mut draw = |count: usize| -> Vec<f64> {
+        let number = |_| f64::from(random.unit() as f32);
+        (0..count).map(number).collect()
+    };
     let (x, gain, w) = (draw(3 * 64), draw(64), draw(5 * 64));
     let inputs = [
         ("x", &x),
@@ -451,12 +453,18 @@ fn a_gain_is_not_read_past_its_end() {
     let mut on_device = OnDevice::open(&plan, |_| vec![]);
     let ticket = on_device.submit(0, &inputs.into());
     let y = decode(DType::F32, &on_device.wait(0, ticket)["y"]).unwrap();
-    for (at, got) in y.iter().enumerate() {
+    let want = |at: usize| {
         let (x, w) = (&x[at / 5 * 64..][..64], &w[at % 5 * 64..][..64]);
         let squares: f64 = x.iter().map(|x| x * x).sum();
         let dot: f64 = (0..64).map(|i| x[i] * gain[i] * w[i]).sum();
-        let want = dot / (squares / 64.0 + 1e-5).sqrt();
-        assert!((got - want).abs() < 1e-5, "{at}: {got}, not {want}");
+        dot / (squares / 64.0 + 1e-5).sqrt()
+    };
+    let all: Vec<f64> = (0..15).map(want).collect();
+    let rms = (all.iter().map(|y| y * y).sum::<f64>() / 15.0).sqrt();
+    assert_eq!(y.len(), all.len());
+    for (got, want) in y.iter().zip(&all) {
+        let most = SUMS.f32 * (want.abs() + rms);
+        assert!((got - want).abs() <= most, "{got}, not {want}");
     }
 }
 
