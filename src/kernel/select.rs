@@ -5,17 +5,19 @@
 //! is not possible. A pure function: the same device and sizes give the same choice.
 
 mod defines;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::defines::{defines, label};
+use self::refusal::{NoValue, Reason, Refusal};
 use super::scope::type_values;
 use super::{Binding, Manifest, Port, PushField, Variant};
 use crate::codes::kernel as code;
 use crate::device::{DeviceProfile, Feature, Limits};
 use crate::diag::{Diagnostic, nearest};
 use crate::dtype::DType;
-use crate::expr::{Expr, ExprError, Value};
+use crate::expr::{Expr, Value};
 
 /// Names that a variant's expressions may use beside dims and options: properties of the device.
 /// `compute_units` is 0 where it is not known.
@@ -170,57 +172,6 @@ fn device_environment(
     env
 }
 
-/// Why a variant is not possible, in words that continue `variant x: `.
-type Reason = String;
-
-/// Why a variant is not taken.
-enum Refusal {
-    /// The device or these sizes rule it out.
-    Impossible(Reason),
-    /// Nothing rules it out, but an expression has no value.
-    NoValue(NoValue),
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        Self::Impossible(reason)
-    }
-}
-
-impl From<NoValue> for Refusal {
-    fn from(missing: NoValue) -> Self {
-        Self::NoValue(missing)
-    }
-}
-
-/// An expression without a value.
-struct NoValue {
-    /// Where in the manifest it stands.
-    place: String,
-    expr: String,
-    said: String,
-    /// The value of every name in it.
-    names: Vec<String>,
-}
-
-impl NoValue {
-    fn new(place: &str, expr: &Expr, error: &ExprError, env: &BTreeMap<String, Value>) -> Self {
-        let mut names = expr.names();
-        names.sort_unstable();
-        names.dedup();
-        let known = |name: &&str| match env.get(*name) {
-            Some(value) => format!("{name} = {value}"),
-            None => format!("{name} has no value here"),
-        };
-        Self {
-            place: place.into(),
-            expr: expr.text().into(),
-            said: error.message.clone(),
-            names: names.iter().map(known).collect(),
-        }
-    }
-}
-
 struct Selector<'a> {
     manifest: &'a Manifest,
     binding: &'a Binding,
@@ -299,20 +250,7 @@ impl<'a> Selector<'a> {
         match self.instance(variant, chosen) {
             Ok(selected) => Ok(Ok(selected)),
             Err(Refusal::Impossible(reason)) => Ok(Err(reason)),
-            Err(Refusal::NoValue(missing)) => {
-                let message = format!(
-                    "nothing rules out variant `{}` of kernel `{}` here, but {} has no value: `{}`: {}",
-                    variant.name, self.manifest.name, missing.place, missing.expr, missing.said
-                );
-                let mut diagnostic = Diagnostic::error(code::NO_VALUE, message);
-                if !missing.names.is_empty() {
-                    diagnostic = diagnostic.note(missing.names.join(", "));
-                }
-                Err(diagnostic.help(format!(
-                    "say in `when` of the variant which sizes it is for, or correct the expression, in `{}`",
-                    self.manifest.path
-                )))
-            }
+            Err(Refusal::NoValue(missing)) => Err(missing.diagnostic(variant, self.manifest)),
         }
     }
 

@@ -55,9 +55,12 @@ fn refused(
     allowed: &[Value],
     request: &Request,
 ) -> Diagnostic {
-    let mut words: Vec<String> = allowed.iter().map(Value::to_string).collect();
-    let mut seen = Vec::new();
-    words.retain(|word| !seen.contains(word) && (seen.push(word.clone()), true).1);
+    let mut words: Vec<String> = Vec::new();
+    for word in allowed.iter().map(Value::to_string) {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
     let runs = match words.as_slice() {
         [] => "without it".to_string(),
         [one] => format!("where it is {one}"),
