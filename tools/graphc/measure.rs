@@ -256,22 +256,22 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
         .map(|id| {
             let tensor = &entry.tensors[*id];
             let count = u32::try_from(tensor.bytes / tensor.dtype.bytes().max(1)).unwrap_or(0);
-            let word = |at: u32, random: u64| match tensor.name.as_str() {
-                "positions" => context.saturating_add(at % seq),
-                "spans" if at.is_multiple_of(2) => at / 2 * seq,
-                "spans" => seq,
-                "slots" => at,
+            // What steers a forward, by the name that the runtime knows it by, is nothing to make up.
+            let told = |at: u32| match tensor.name.as_str() {
+                "positions" => Some(context.saturating_add(at % seq)),
+                "spans" if at.is_multiple_of(2) => Some(at / 2 * seq),
+                "spans" => Some(seq),
+                "slots" => Some(at),
                 // Pairs: a fresh token, and no end.
-                "flow" if at.is_multiple_of(2) => 1,
-                "flow" | "stops" => u32::MAX,
-                "sampling" | "seeds" => 0,
-                _ => (random % u64::from(vocab)) as u32,
+                "flow" if at.is_multiple_of(2) => Some(1),
+                "flow" | "stops" => Some(u32::MAX),
+                // A temperature of zero takes the largest.
+                "sampling" | "seeds" => Some(0),
+                _ => None,
             };
+            let id = |random: u64| (random % u64::from(vocab)) as u32;
             let number = |random: u64| (random >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
             let elements = match tensor.dtype {
-                DType::F32 => {
-                    Elements::Words((0..count).map(|_| number(random()).to_bits()).collect())
-                }
                 DType::F16 => {
                     let half = |value| f16::from_f32(value).to_bits();
                     Elements::Halves((0..count).map(|_| half(number(random()))).collect())
@@ -283,7 +283,16 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
                 dtype if dtype.bytes() != 4 => {
                     Elements::Bytes((0..tensor.bytes).map(|_| random() as u8).collect())
                 }
-                _ => Elements::Words((0..count).map(|at| word(at, random())).collect()),
+                dtype => {
+                    let word = |at| {
+                        let random = random();
+                        told(at).unwrap_or_else(|| match dtype {
+                            DType::F32 => number(random).to_bits(),
+                            _ => id(random),
+                        })
+                    };
+                    Elements::Words((0..count).map(word).collect())
+                }
             };
             (tensor.name.clone(), elements)
         })
@@ -293,6 +302,54 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use graphc::compile::{Job, compile};
+    use graphc::expr::Value;
+    use graphc::graph::Request;
+    use graphc::profile;
+    use graphc::sources::FsSources;
+    use graphc::span::SourceMap;
+
+    /// What language models are told by, not made up, whatever its type: or a benchmark measured another way of sampling.
+    #[test]
+    fn decoding_is_greedy_and_never_ends() {
+        let sources = FsSources::new(env!("CARGO_MANIFEST_DIR"));
+        let ints = |items: &[(&str, i64)]| items.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+        let sizes = [
+            ("layers", 1),
+            ("d_model", 64),
+            ("heads", 2),
+            ("d_ff", 64),
+            ("vocab", 96),
+            ("max_positions", 64),
+            ("slots", 3),
+        ];
+        let mut request = Request {
+            dims: ints(&[("batch", 3), ("seq", 1), ("steps", 4), ("score", 0)]),
+            ..Request::default()
+        };
+        let sizes = sizes.map(|(name, value)| (name.to_string(), Value::Int(value)));
+        request.set.extend(sizes);
+        request.set.insert("eps".into(), Value::Float(1e-5));
+        let mut map = SourceMap::default();
+        let device = profile::load("lavapipe", &sources, &mut map).expect("its profile");
+        let requests = [request];
+        let job = Job::new("graphs/models/llama.ron", &sources, &device, &requests);
+        let plan = match compile(&job, &mut map) {
+            Ok(compiled) => compiled.plan,
+            Err(found) => panic!("{}", found.render(&map, false)),
+        };
+        let made: Vec<Input> = inputs(&plan, &plan.entries[0], 7);
+        let words = |wanted: &str| match made.iter().find(|(name, _)| name == wanted) {
+            Some((_, Elements::Words(words))) => words.clone(),
+            _ => panic!("no words for `{wanted}`"),
+        };
+        assert_eq!(words("sampling"), [0; 12]);
+        assert_eq!(words("stops"), [u32::MAX; 8]);
+        assert_eq!(words("flow"), [1, u32::MAX, 1, u32::MAX, 1, u32::MAX]);
+        assert_eq!(words("positions"), [7; 3]);
+        assert_eq!(words("slots"), [0, 1, 2]);
+        assert!(words("ids").iter().all(|id| *id < 96));
+    }
 
     #[test]
     fn what_is_beyond_the_gpu_belongs_to_one_forward() {
