@@ -192,6 +192,7 @@ impl Sources for Forgetful {
 #[test]
 fn a_shader_that_relays_marks_what_its_chain_shares() {
     let mut device = profile();
+    device.features.remove(&Feature::Relay);
     compile("block.ron", &Forgetful, &device).unwrap();
     device.features.insert(Feature::Relay);
     let error = compile("block.ron", &Forgetful, &device).unwrap_err();
