@@ -301,6 +301,7 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, clippy::panic)]
     use super::*;
     use graphc::compile::{Job, compile};
     use graphc::expr::Value;
