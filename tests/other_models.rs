@@ -131,6 +131,11 @@ fn configurations_that_a_graph_does_not_compute_are_refused() {
             "rope_parameters.sliding_attention.rope_type",
             text("linear"),
         ),
+        // Global are the sixth of seven layers and the first and the fourth of four.
+        ("gemma3", "layer_types.0", text("full_attention")),
+        ("gemma3", "layer_types.5", text("sliding_attention")),
+        ("modernbert", "layer_types.1", text("full_attention")),
+        ("modernbert", "layer_types.3", text("sliding_attention")),
         ("bert", "position_embedding_type", text("relative_key")),
         ("bert", "is_decoder", yes.clone()),
         (

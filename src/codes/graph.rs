@@ -40,7 +40,7 @@ exactly: integers are checked, `/` must leave no remainder (use `ceil(a / b)`), 
     /// A template with a broken hole.
     BAD_TEMPLATE "G0107" "a template cannot be filled":
         "In `\"encoder.layer.{l}.weight\"` each `{..}` holds an expression over params, dims and indices. A brace \
-is not closed, or the text grew too long.";
+is not closed, or the text grew too long. Or a `Key` has an `index` and a name without the one `*` that it stands for.";
     /// An entry that names no dim, or lacks one.
     BAD_ENTRY "G0108" "an entry does not name the graph's variable dims":
         "An entry gives one number to every dim that is declared as `Var(max: ..)`, and to no other: \

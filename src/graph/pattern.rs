@@ -19,9 +19,35 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// The number that the one `*` of `pattern` stands for in `name`, where it is one.
+pub fn number(pattern: &str, name: &str) -> Option<i64> {
+    let (front, back) = pattern.split_once('*')?;
+    let digits = name.strip_prefix(front)?.strip_suffix(back)?;
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{matches, number};
+
+    #[test]
+    fn a_star_is_a_number() {
+        for (pattern, name, stands_for) in [
+            ("a.*", "a.17", Some(17)),
+            ("a.*.b", "a.0.b", Some(0)),
+            ("a.*", "a.", None),
+            ("a.*", "a.x", None),
+            ("a.*", "a.+1", None),
+            ("a.*", "a.-1", None),
+            ("a.*", "a.1.2", None),
+            ("a.*", "a.99999999999999999999", None),
+            ("a.1", "a.1", None),
+            ("a*a", "a", None),
+        ] {
+            assert_eq!(number(pattern, name), stands_for, "{pattern} {name}");
+        }
+    }
 
     #[test]
     fn a_star_is_any_characters() {

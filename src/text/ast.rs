@@ -117,6 +117,9 @@ pub enum ParamKind {
 pub struct KeyRule {
     /// Keys of the model's metadata, with `*` for any characters. Each that is there is looked at.
     pub names: Vec<Name>,
+    /// What `is` calls the number that the one `*` of each name stands for: the place in a list.
+    #[serde(default)]
+    pub index: Option<Name>,
     /// The values that the graph computes: expressions over params, or words. Without any, the key must not be there.
     pub is: Vec<Name>,
     /// What the graph computes, in a few words.

@@ -1,6 +1,8 @@
 //! What the graph says about keys of the model's metadata: with another value the model is not the one that it
 //! computes.
 
+use std::borrow::Cow;
+
 use super::Request;
 use super::eval::{self, Scope};
 use crate::codes::graph as codes;
@@ -13,31 +15,66 @@ use crate::text::ast::{GraphFile, KeyRule, Name};
 pub(super) fn check(graph: &GraphFile, request: &Request, env: &Scope) -> Result<(), Diagnostics> {
     let mut problems = Diagnostics::default();
     for rule in &graph.requires {
-        let allowed: Result<Vec<Value>, _> = rule
-            .is
-            .iter()
-            .map(|text| eval::word(text, env).map(|(value, _)| value))
-            .collect();
-        let allowed = match allowed {
-            Ok(allowed) => allowed,
-            Err(problem) => {
-                problems.push(*problem);
-                continue;
-            }
-        };
-        for name in &rule.names {
-            let there = request.params.iter();
-            let meant = there.filter(|(key, _)| pattern::matches(&name.value, key));
-            for (key, value) in meant {
-                if !allowed.iter().any(|allowed| same(allowed, value)) {
-                    let found = (key.as_str(), value);
-                    problems.push(refused(graph, (rule, name), found, &allowed, request));
-                }
-            }
+        if let Err(problem) = look(graph, rule, request, env, &mut problems) {
+            problems.push(*problem);
         }
     }
     problems.into_result()?;
     Ok(())
+}
+
+/// Looks at the keys that one rule is about. Also where none is there, its expressions are.
+fn look(
+    graph: &GraphFile,
+    rule: &KeyRule,
+    request: &Request,
+    env: &Scope,
+    problems: &mut Diagnostics,
+) -> Result<(), Box<Diagnostic>> {
+    let mut env = Cow::Borrowed(env);
+    let mut allowed = computed(rule, &mut env, 0)?;
+    for name in &rule.names {
+        if let Some(index) = &rule.index
+            && name.value.matches('*').count() != 1
+        {
+            let message = format!(
+                "`{}` stands for the number at a `*`, of which `{}` needs one",
+                index.value, name.value
+            );
+            let problem = Diagnostic::error(codes::BAD_TEMPLATE, message);
+            return Err(problem.at(name.span, "").into());
+        }
+        let there = request.params.iter();
+        for (key, value) in there.filter(|(key, _)| pattern::matches(&name.value, key)) {
+            if rule.index.is_some() {
+                let Some(number) = pattern::number(&name.value, key) else {
+                    continue;
+                };
+                allowed = computed(rule, &mut env, number)?;
+            }
+            if !allowed.iter().any(|allowed| same(allowed, value)) {
+                let found = (key.as_str(), value);
+                problems.push(refused(graph, (rule, name), found, &allowed, request));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The values that a rule allows, those of place `number` of a list.
+fn computed(
+    rule: &KeyRule,
+    env: &mut Cow<'_, Scope>,
+    number: i64,
+) -> Result<Vec<Value>, Box<Diagnostic>> {
+    if let Some(index) = &rule.index {
+        let scope = env.to_mut();
+        scope.insert(index.value.clone(), Value::Int(number));
+    }
+    let values = rule.is.iter();
+    values
+        .map(|text| eval::word(text, env).map(|(value, _)| value))
+        .collect()
 }
 
 /// Whole numbers are the same as integers and as floats.
