@@ -1,8 +1,9 @@
 // Arg-max over a row of logits by many workgroups; the last to arrive picks the token and moves the sequence on.
 //
 // Each workgroup scans TEAMS shares of the row, a team of invocations each, for the best score and the largest logit. Rows
-// with top-k or top-p need more: the last workgroup collects the logits that can still count into a list in shared memory,
-// sorts it and cuts it. A list that overflows (a flat distribution, a large top_k) is replaced by the whole row and cut by
+// with top-k or top-p need more. With top-k the last workgroup collects the logits that can still count into a list in
+// shared memory, sorts it and cuts it. With top-p alone these would be too many: a histogram says around where the cut is,
+// and only what lies there goes to the list. Where that fails (a large top_k, many equal logits) the row is cut by
 // bisection over the bits of the logits.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -40,7 +41,8 @@ const uint INVALID = 0xfffffffeu;
 
 shared float best_values[WIDTH];
 shared uint best_indices[WIDTH];
-shared float list_value[LIST];
+// The list: logits by their bits, and tokens. As a histogram: how deep in their bin tokens lie together, and how many.
+shared uint list_bits[LIST];
 shared uint list_index[LIST];
 shared uint list_count;
 // Shares that can hold tokens of the list.
@@ -51,6 +53,8 @@ shared uint any_bad;
 shared uint stop_tokens[8];
 shared bool at_limit;
 shared float shared_cut;
+// The first and the last bin in which the nucleus may end.
+shared uint shared_bins[2];
 
 // Tokens of the submit so far that an invocation passes on.
 const uint KEPT = (OPT_STEPS + WIDTH - 1) / WIDTH;
@@ -183,9 +187,13 @@ float lower_bound(Row r) {
 // Entries of the list that an invocation has.
 const uint HELD = (LIST + WIDTH - 1) / WIDTH;
 
+float list_value(uint i) {
+    return uintBitsToFloat(list_bits[i]);
+}
+
 // Sorts and cuts a list of `count` tokens that holds all that can be kept; `mass` is the weight that top_p is a part of,
-// unless top_k cuts it too. Gives the best of what stays.
-void pick_from_list(Row r, uint count, float mass, inout float value, inout uint index) {
+// unless top_k cuts it too, and `before` that of larger logits that are not in the list. Gives the best of what stays.
+void pick_from_list(Row r, uint count, float before, float mass, inout float value, inout uint index) {
     // Sorted where it stands: shared memory decides how many workgroups run at once, also where there is nothing to sort.
     float values[HELD];
     uint indices[HELD];
@@ -195,38 +203,38 @@ void pick_from_list(Row r, uint count, float mass, inout float value, inout uint
         uint i = h * WIDTH + t;
         ranks[h] = 0;
         if (i < count) {
-            values[h] = list_value[i];
+            values[h] = list_value(i);
             indices[h] = list_index[i];
             for (uint q = 0; q < count; q++) {
-                ranks[h] += uint(better(list_value[q], list_index[q], values[h], indices[h]));
+                ranks[h] += uint(better(list_value(q), list_index[q], values[h], indices[h]));
             }
         }
     }
     barrier();
     for (uint h = 0; h < HELD; h++) {
         if (h * WIDTH + t < count) {
-            list_value[ranks[h]] = values[h];
+            list_bits[ranks[h]] = floatBitsToUint(values[h]);
             list_index[ranks[h]] = indices[h];
         }
     }
     barrier();
     if (r.cuts_k) {
-        float last = list_value[min(uint(r.top_k), count) - 1];
+        float last = list_value(min(uint(r.top_k), count) - 1);
         float part = 0.0;
         for (uint i = t; i < count; i += WIDTH) {
-            part += list_value[i] >= last ? exp((list_value[i] - r.peak) / r.temperature) : 0.0;
+            part += list_value(i) >= last ? exp((list_value(i) - r.peak) / r.temperature) : 0.0;
         }
         mass = reduce_sum(WIDTH, part);
-        while (count > 0 && list_value[count - 1] < last) {
+        while (count > 0 && list_value(count - 1) < last) {
             count--;
         }
     }
     for (uint i = t; i < count; i += WIDTH) {
-        float mine = list_value[i];
-        float larger = 0.0;
+        float mine = list_value(i);
+        float larger = before;
         if (r.cuts_p) {
-            for (uint q = 0; q < i && list_value[q] > mine; q++) {
-                larger += exp((list_value[q] - r.peak) / r.temperature);
+            for (uint q = 0; q < i && list_value(q) > mine; q++) {
+                larger += exp((list_value(q) - r.peak) / r.temperature);
             }
         }
         float score = (mine - r.peak) / r.temperature + noise(r, list_index[i]);
@@ -297,6 +305,129 @@ void pick_from_row(Row r, float mass, inout float value, inout uint index) {
     reduce_best(WIDTH, value, index);
 }
 
+// Steps that the width of a bin has.
+const float DEPTHS = 256.0;
+// Histograms of a row, each but the first of a part of the one before.
+const uint MOST_HISTOGRAMS = 4;
+
+// Fills the list with the tokens of a row among which the nucleus ends that top_p alone cuts, and gives the weight `before`
+// them and the best of those that have it. A token's place is how far it is below the peak; none that stays is `reach` or
+// more below it. How many tokens a bin of places has, and how deep they lie in it, tells nearly what they weigh together,
+// and so among which bins the nucleus ends. False where the weights, added up, do not bear that out.
+bool find_end(Row r, float mass, float reach, out float before, inout float value, inout uint index) {
+    float wanted = r.top_p * mass;
+    float from = 0.0;
+    float to = reach;
+    uint inside = vocab;
+    // What sorting takes grows with the square of their number.
+    for (uint turn = 0; turn < MOST_HISTOGRAMS && inside > LIST / 4; turn++) {
+        float step = (to - from) / float(LIST);
+        barrier();
+        for (uint i = t; i < LIST; i += WIDTH) {
+            list_bits[i] = 0;
+            list_index[i] = 0;
+        }
+        if (t < 2) {
+            shared_bins[t] = LIST - 1;
+        }
+        barrier();
+        before = 0.0;
+        EACH(WIDTH, 0, vocab, {
+            float place = r.peak - logit;
+            if (place < from) {
+                before += exp(-place / r.temperature);
+            } else if (place < to) {
+                float depth = (place - from) / step;
+                uint bin = min(uint(depth), LIST - 1);
+                atomicAdd(list_index[bin], 1);
+                atomicAdd(list_bits[bin], uint(clamp(depth - float(bin), 0.0, 1.0) * DEPTHS));
+            }
+        })
+        before = reduce_sum(WIDTH, before);
+        // What the bins of this invocation weigh: tokens at their mean depth, and as much more as if they were spread evenly.
+        float width = step / r.temperature;
+        float spread = width * width / 24.0;
+        float weights[HELD];
+        float own = 0.0;
+        for (uint h = 0; h < HELD; h++) {
+            uint i = t * HELD + h;
+            float tokens = i < LIST ? float(list_index[i]) : 0.0;
+            weights[h] = 0.0;
+            if (tokens > 0.0) {
+                float depth = (float(list_bits[i]) / tokens + 0.5) / DEPTHS;
+                float place = from + (float(i) + depth) * step;
+                weights[h] = exp(-place / r.temperature) * (tokens + spread * (tokens - 1.0));
+            }
+            own += weights[h];
+        }
+        barrier();
+        best_values[t] = own;
+        barrier();
+        float weight = before;
+        float all = 0.0;
+        for (uint other = 0; other < WIDTH; other++) {
+            weight += other < t ? best_values[other] : 0.0;
+            all += best_values[other];
+        }
+        // How far a depth may be from its step, and a bin from even; and sums are rounded.
+        float doubt = all * (0.5 * width / DEPTHS + spread) + 2e-6 * wanted;
+        for (uint h = 0; h < HELD; h++) {
+            weight += weights[h];
+            if (weight >= wanted - doubt) {
+                atomicMin(shared_bins[0], t * HELD + h);
+            }
+            if (weight >= wanted + doubt) {
+                atomicMin(shared_bins[1], t * HELD + h);
+            }
+        }
+        barrier();
+        uint first = shared_bins[0];
+        uint last = shared_bins[1];
+        inside = 0;
+        for (uint i = first; i <= last; i++) {
+            inside += list_index[i];
+        }
+        to = last == LIST - 1 ? to : from + float(last + 1) * step;
+        from += float(first) * step;
+    }
+    barrier();
+    if (t == 0) {
+        list_count = 0;
+    }
+    barrier();
+    before = 0.0;
+    float listed = 0.0;
+    float best = LOWEST;
+    uint at = NONE;
+    EACH(WIDTH, 0, vocab, {
+        float place = r.peak - logit;
+        float weight = place < to ? exp(-place / r.temperature) : 0.0;
+        if (place < from) {
+            before += weight;
+            float score = noise(r, j) - place / r.temperature;
+            if (better(score, j, best, at)) {
+                best = score;
+                at = j;
+            }
+        } else if (place < to) {
+            listed += weight;
+            uint entry = atomicAdd(list_count, 1);
+            if (entry < LIST) {
+                list_bits[entry] = floatBitsToUint(logit);
+                list_index[entry] = j;
+            }
+        }
+    })
+    before = reduce_sum(WIDTH, before);
+    listed = reduce_sum(WIDTH, listed);
+    if (list_count > LIST || before >= wanted || before + listed < wanted) {
+        return false;
+    }
+    value = best;
+    index = at;
+    return true;
+}
+
 // The best token of a row that top_k or top_p cuts.
 uint pick_cut(Row r, uint share) {
     float value = LOWEST;
@@ -317,30 +448,36 @@ uint pick_cut(Row r, uint share) {
         }
     }
     float mass = reduce_sum(WIDTH, part);
-    // Only of shares whose largest logit counts.
-    uint most = share_count * share;
-    for (uint e0 = t; e0 < most; e0 += AHEAD * WIDTH) {
-        float ahead[AHEAD];
-        uint at[AHEAD];
-        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-            uint e = min(e0 + u * WIDTH, most - 1);
-            at[u] = shares[e / share] * share + e % share;
-            ahead[u] = logits[row * vocab + min(at[u], vocab - 1)];
-        }
-        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-            if (e0 + u * WIDTH < most && at[u] < vocab && ahead[u] >= floor_value) {
-                uint to = atomicAdd(list_count, 1);
-                if (to < LIST) {
-                    list_value[to] = ahead[u];
-                    list_index[to] = at[u];
+    float before = 0.0;
+    bool listed;
+    if (r.cuts_k) {
+        // Only of shares whose largest logit counts.
+        uint most = share_count * share;
+        for (uint e0 = t; e0 < most; e0 += AHEAD * WIDTH) {
+            float ahead[AHEAD];
+            uint at[AHEAD];
+            [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                uint e = min(e0 + u * WIDTH, most - 1);
+                at[u] = shares[e / share] * share + e % share;
+                ahead[u] = logits[row * vocab + min(at[u], vocab - 1)];
+            }
+            [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                if (e0 + u * WIDTH < most && at[u] < vocab && ahead[u] >= floor_value) {
+                    uint to = atomicAdd(list_count, 1);
+                    if (to < LIST) {
+                        list_bits[to] = floatBitsToUint(ahead[u]);
+                        list_index[to] = at[u];
+                    }
                 }
             }
         }
+        barrier();
+        listed = list_count <= LIST;
+    } else {
+        listed = find_end(r, mass, r.peak - floor_value, before, value, index);
     }
-    barrier();
-    uint count = list_count;
-    if (count <= LIST) {
-        pick_from_list(r, count, mass, value, index);
+    if (listed) {
+        pick_from_list(r, list_count, before, mass, value, index);
     } else {
         pick_from_row(r, mass, value, index);
     }

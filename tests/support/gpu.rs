@@ -78,6 +78,10 @@ pub fn views(kernel: &str, variant: &Variant, device: &DeviceProfile) -> Vec<Dev
         views.push(with(&large));
         views.push(with(&[large.as_slice(), &batches].concat()));
     }
+    // Shares of a row are scanned by teams of a workgroup, how many of them the size of the work or the device says.
+    if constant("LIST").is_some() {
+        views.push(with(&[("TEAMS", 8)]));
+    }
     // What is left to large products is looked at with small ones, on a device for which these are large.
     if variant
         .when
