@@ -96,7 +96,11 @@ fn every_random_chain_of_relays_is_accepted() {
         Ok(())
     })
     .budget_ms(4_000);
-    assert!(chained > 0, "none of {entries} entries has a chain");
+    // About one in forty, however many fit into the time.
+    assert!(
+        chained > entries / 200,
+        "{chained} of {entries} entries have a chain"
+    );
 }
 
 #[test]

@@ -269,7 +269,6 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
                 "sampling" | "seeds" => Some(0),
                 _ => None,
             };
-            let id = |random: u64| (random % u64::from(vocab)) as u32;
             let number = |random: u64| (random >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
             let elements = match tensor.dtype {
                 DType::F16 => {
@@ -288,7 +287,7 @@ pub fn inputs(plan: &Plan, entry: &Entry, context: u32) -> Vec<Input> {
                         let random = random();
                         told(at).unwrap_or_else(|| match dtype {
                             DType::F32 => number(random).to_bits(),
-                            _ => id(random),
+                            _ => (random % u64::from(vocab)) as u32,
                         })
                     };
                     Elements::Words((0..count).map(word).collect())
@@ -310,7 +309,8 @@ mod tests {
     use graphc::sources::FsSources;
     use graphc::span::SourceMap;
 
-    /// What language models are told by, not made up, whatever its type: or a benchmark measured another way of sampling.
+    /// The parameters of sampling are floats, as what is made up from -1 to 1 is: a benchmark would measure how long it takes
+    /// to draw.
     #[test]
     fn decoding_is_greedy_and_never_ends() {
         let sources = FsSources::new(env!("CARGO_MANIFEST_DIR"));
